@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels to the network's array: the only place that decodes."""
+"""Decode image files to pixels, and convert pixels to the network's input; no other package decodes images."""
 
 from mlimages.core.lazy import attach
 

@@ -78,8 +78,8 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
 def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
     """Return the level of white of an image with these levels.
 
-    It is the smallest of `WHITE_LEVELS[mode]` that no level exceeds by more than `MAX_OVERSHOOT_FACTOR`, or the largest
-    level if all are exceeded. It is 65535 for modes that are not in `WHITE_LEVELS`.
+    It is the smallest of `WHITE_LEVELS[mode]` that the image does not exceed by more than `MAX_OVERSHOOT_FACTOR`. If
+    the image exceeds them all, it is the image's largest level. It is 65535 for modes that are not in `WHITE_LEVELS`.
     """
     if mode not in WHITE_LEVELS:
         return 65535.0

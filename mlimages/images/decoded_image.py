@@ -31,12 +31,12 @@ class DecodeOptions:
     """Options of `decode`.
 
     Attributes:
-        min_size: minimum width and height in pixels; a JPEG is decoded at the smallest scale of 1, 1/2, 1/4 and 1/8
-            (or, with simplejpeg, of 1/8, 2/8 ... 8/8) that keeps this size. None: decode at full scale.
-        mode: mode, `L` or `YCbCr`, that is kept if the decoder returns it; other modes are converted to RGB. None:
-            always convert to RGB.
-        min_reduced_side_px: downscale by the largest integer factor that leaves the shorter side at least this many
-            pixels; ignored if `mode` is kept. None: do not downscale.
+        min_size: decode a JPEG at a reduced scale, the smallest of 1, 1/2, 1/4 and 1/8 (or, with simplejpeg, of 1/8,
+            2/8 ... 8/8) at which the image has at least this width and height in pixels. None: decode at full scale.
+        mode: `L` or `YCbCr`: return the image in this mode if the decoder can deliver it, and in RGB otherwise.
+            None: always return RGB.
+        min_reduced_side_px: after decoding, downscale an image of any format by the largest integer factor that leaves
+            its shorter side at least this many pixels, unless it is in `mode`. None: do not downscale.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.

@@ -2,7 +2,7 @@
 
 `decode` identifies the format, reads the header, decodes, converts to 8-bit RGB and applies the EXIF orientation.
 Pillow's plugins may raise any exception on a malformed file (RuntimeError, NotImplementedError, AssertionError,
-struct.error ...), some of them only on attribute access, so this module never returns an undecoded Pillow image.
+struct.error ...). A lazily loaded image may raise it on any later access, so `decode` loads the pixels completely.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _FIRST_TRANSPOSED_ORIENTATION = 5
 """The EXIF orientations from this one to 8 swap width and height."""
 
 _REJECTED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
-"""Formats that are rejected: they need an external program (Ghostscript), Pillow cannot decode them, or they may embed
-such files."""
+"""Formats of Pillow that are rejected: EPS needs an external program (Ghostscript), IPTC may embed any format, such as
+EPS, and Pillow cannot decode the others (WMF only on Windows)."""
 
 _WRONG_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
@@ -71,8 +71,10 @@ def require_type(value: object, types: type | tuple[type, ...], expected_type: s
 
 
 def reraise_as_image_error(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function so that it raises an `ImageError` with a `Fault` instead of any other exception, except
-    `ArgumentTypeError`."""
+    """Decorate a function so that it raises an `ImageError`, with the matching `Fault`, instead of any other exception.
+
+    Only an `ArgumentTypeError`, and what is no `Exception` (such as KeyboardInterrupt), is raised unchanged.
+    """
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -79,7 +79,7 @@ def test_the_manifest_is_written_as_parquet_and_classes_are_split_into_subfolder
     site: Site, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(file_names, "MAX_IMAGES_PER_SUBFOLDER", 2)
+    monkeypatch.setattr(file_names, "IMAGES_PER_SUBFOLDER", 2)
     links.write_text(links.read_text().replace("ant,", "insects/ant,"))
     out, source = tmp_path / "out", UrlList(links, label_col="class")
     assert run(source, out, parallel=1, parquet=True, subfolders=True).ok == 3

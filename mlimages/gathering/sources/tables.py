@@ -211,8 +211,7 @@ def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *
 
 
 def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None:
-    """Return the index of the first cell that is a link; None if there is no link, or if the line does not have
-    `num_columns` cells."""
+    """Return the index of the first link's cell; None if there is no link, or there are not `num_columns` cells."""
     cells = line.split(delimiter)
     links = (number for number, cell in enumerate(cells) if is_http_url(cell.strip(' "')))
     return next(links, None) if len(cells) == num_columns else None

@@ -11,7 +11,7 @@ from mlimages.core import atomic_write
 from mlimages.gathering.store.manifest import read_manifest
 
 ATTRIBUTION_STEM = "ATTRIBUTION"
-"""Name of the file without its suffix."""
+"""Name of ATTRIBUTION.md without its suffix."""
 
 
 def write_attributions(folder: Path) -> Path:

@@ -1,13 +1,14 @@
 """Move images whose class was corrected in the list.
 
-1. A link whose image is stored under another class is deferred until the list is read to its end.
-2. If the list has the link under one new class and not under the old one, the class was corrected; otherwise the link
-   is requested.
+1. If the list has a link under another class than that of its stored image, the link is not downloaded yet but
+   deferred until the list is read to its end.
+2. If the list has the link under one new class and no longer under the old one, its class was corrected. Otherwise, the
+   deferred link is downloaded like any other.
 3. Images of corrected classes are moved to the folder of the new class, unless the user has moved or edited them. In
    tar shards, images stay where they are.
 4. The manifest is replaced by one with the new classes and paths.
-If a run is killed before step 4, the images that it has moved look as if the user had moved them; the next run finds
-them and continues.
+If a run is killed between steps 3 and 4, the manifest has the old classes and paths. The next run finds the images at
+their new paths, as if the user had moved them, and writes the new classes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _ANY_CLASS = "\0"
 def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
     """Return the class to which the image of a link is to be moved; None if its class was not corrected.
 
+    It was corrected if the list has the link under one class only, and the image is stored under one other class only.
+
     Args:
         listed_classes: classes for which the list contains the link.
         stored_classes: classes whose folders contain the image of the link.
@@ -45,19 +48,19 @@ def find_corrected_class(listed_classes: Collection[str], stored_classes: Collec
     Example:
         >>> find_corrected_class({"dog"}, {"cat"})
         'dog'
-        >>> find_corrected_class({"dog", "cat"}, {"cat"})  # a conflict
+        >>> find_corrected_class({"dog", "cat"}, {"cat"})  # the list has the link under both: not a correction
     """
     is_corrected = len(listed_classes) == len(stored_classes) == 1 and set(listed_classes) != set(stored_classes)
     return next(iter(listed_classes)) if is_corrected else None
 
 
 @dataclass(frozen=True, slots=True)
-class CorrectedImage:
-    """An image whose class was corrected in the list, or which is stored in the folder of another class.
+class ImageToMove:
+    """An image to move to the folder of its class, because the list has corrected the class or the folder is wrong.
 
     Attributes:
-        image_ref: the link of the image, with the class to whose folder it is to be moved.
-        old_row: the row of the image in the manifest; after a correction, its class is the old one.
+        image_ref: the link of the image, with the class (new, if it was corrected) to whose folder it is moved.
+        old_row: the row of the image in the manifest, with its old class and path.
     """
 
     image_ref: ImageRef
@@ -77,18 +80,22 @@ class ClassCorrections:
         self._waiting: list[ImageRef] = []
 
     def add_row(self, key: int, row: FetchResult) -> None:
-        """Add a row of the manifest whose link is not requested again."""
+        """Record the manifest row of a link; call it only for links that this run does not request again.
+
+        Args:
+            key: `hash_link` of the link.
+        """
         if row.status in ("duplicate", "failed"):
             self._without_image.add(key)
         elif row.status == "ok" and not row.removed:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def defer_if_needed(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Defer a link to the end of the list if its image is stored in another class; return whether it was deferred.
+        """Return whether the image of a link is stored only under another class; if so, defer the link.
 
         Args:
             key: `hash_link` of the link.
-            is_done: whether the manifest has a row for the link, and the run does not retry the link.
+            is_done: whether the manifest has the result of the link, and this run does not retry it.
         """
         if is_done and key not in self._without_image:
             self._named.add(key)
@@ -98,7 +105,7 @@ class ClassCorrections:
         self._waiting.append(image_ref)
         return True
 
-    def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[CorrectedImage], list[ImageRef]]:
+    def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[ImageToMove], list[ImageRef]]:
         """Return the images whose class the list has corrected, and the other deferred links, which can be requested.
 
         Args:
@@ -111,61 +118,61 @@ class ClassCorrections:
         for row in rows if named else ():
             if row.url in named and row.status == "ok" and not row.removed:
                 stored.setdefault(row.url, {})[row.label] = row
-        found: list[CorrectedImage] = []
+        found: list[ImageToMove] = []
         others: list[ImageRef] = []
         for url, image_refs in named.items():
             old = stored.get(url, {})
             still_named = {label for label in old if hash_link(label, url) in self._named}
             if find_corrected_class(image_refs.keys() | still_named, old):
-                found.append(CorrectedImage(next(iter(image_refs.values())), next(iter(old.values()))))
+                found.append(ImageToMove(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
                 others.extend(image_refs.values())
         return found, others
 
 
-def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse) -> list[CorrectedImage]:
-    """Return the images whose folder belongs to another class, so that they can be moved."""
+def find_misplaced_images(rows: Iterable[FetchResult], paths_in_use: PathsInUse) -> list[ImageToMove]:
+    """Return the images to move because their folder belongs to another class (see `PathsInUse.is_misplaced`)."""
     return [
-        CorrectedImage(ImageRef(row.url, row.label, row.source), row)
+        ImageToMove(ImageRef(row.url, row.label, row.source), row)
         for row in rows
         if row.status == "ok" and row.path and not row.removed and paths_in_use.is_misplaced(row.label, row.path)
     ]
 
 
-def apply_corrections(
-    corrections: list[CorrectedImage],
+def move_images(
+    images: list[ImageToMove],
     storage: FileStorage | ShardStorage,
     manifest: Path,
     paths_in_use: PathsInUse,
     num_images_by_class: Mapping[str, int],
 ) -> int:
-    """Move the images, then rewrite the manifest; return the number of images with a new row.
+    """Move images to the folders of their classes, then update their rows; return the number of updated rows.
 
-    If all images of a class are moved, another class may use its folder, such as `dog` after `Dog`.
+    Images that the user has edited or moved, or that are behind a symbolic link, are skipped. Only the row is updated
+    if an image is in a tar shard, or in the folder of its class already.
 
-    Images that were edited or moved by hand, or are behind a symbolic link, are not moved, and their rows are kept. For
-    images in tar shards, or in the folder of the new class already, only the row is changed.
+    If a class loses all its images, its folder is free for another class, as after the correction of `Dog` to `dog`.
 
     Args:
-        corrections: the images to move.
+        images: the images to move.
         storage: the stored images.
         manifest: the manifest, with one row for each link.
         paths_in_use: the folders and file names in use.
         num_images_by_class: number of images of each class before the move.
     """
-    counts = Counter(correction.old_row.label for correction in corrections)
-    new_classes = {correction.image_ref.label for correction in corrections}
+    counts = Counter(image.old_row.label for image in images)
+    new_classes = {image.image_ref.label for image in images}
     emptied = {label for label, count in counts.items() if count == num_images_by_class[label]} - new_classes
     if emptied:
         paths_in_use.release_folders(emptied)
     rows: dict[int, FetchResult] = {}
     paths: dict[str | None, str] = {}
-    for correction in corrections:
-        old, path = correction.old_row, _move_image(correction, storage, paths_in_use)
+    for image in images:
+        old, path = image.old_row, _move_image(image, storage, paths_in_use)
         if path:
             paths[old.path] = path
             rows[hash_link(old.label, old.url)] = replace(
-                old, label=correction.image_ref.label, path=path, source=correction.image_ref.source
+                old, label=image.image_ref.label, path=path, source=image.image_ref.source
             )
     if rows:
         storage.fsync(paths.values())
@@ -173,14 +180,12 @@ def apply_corrections(
     return len(rows)
 
 
-def _move_image(
-    correction: CorrectedImage, storage: FileStorage | ShardStorage, paths_in_use: PathsInUse
-) -> str | None:
-    """Move the image to the folder of its new class; return its path there, or None if it cannot be moved.
+def _move_image(image: ImageToMove, storage: FileStorage | ShardStorage, paths_in_use: PathsInUse) -> str | None:
+    """Move the image to the folder of its class; return its path there, or None if it cannot be moved.
 
     Images in tar shards, and those that are already in this folder, keep their path, which is returned.
     """
-    image_ref, old = correction.image_ref, correction.old_row
+    image_ref, old = image.image_ref, image.old_row
     if isinstance(storage, ShardStorage):
         return old.path if storage.size(old.path or "") is not None else None
     path, folder = PurePosixPath(old.path or ""), paths_in_use.assign_folder(image_ref.label)
@@ -202,7 +207,7 @@ def _move_image(
 def _replace_rows(manifest: Path, new_rows: dict[int, FetchResult], new_paths: dict[str | None, str]) -> None:
     """Replace rows of the manifest, and update the paths in `same_as`.
 
-    If the manifest already has a row for a link with its new class, that row is removed.
+    If a link has a row under its new class already, such as that of a failed download, that row is removed.
 
     Args:
         manifest: the manifest to rewrite.

@@ -22,8 +22,9 @@ MAX_NAME_BYTES = 120
 """Maximum bytes of a name in UTF-8: file systems allow 255, and a suffix, a number and a temporary name must fit."""
 
 _FORBIDDEN_CHARACTERS = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
-MAX_IMAGES_PER_SUBFOLDER = 10_000
-"""Number of images per numbered subfolder. If images are deleted between runs, a subfolder may get more."""
+IMAGES_PER_SUBFOLDER = 10_000
+"""Number of images of a class after which its next numbered subfolder is used. Deleted images are not counted: if some
+were deleted between runs, a subfolder may get more images."""
 
 MAX_FOLDER_DEPTH = 16
 """Maximum number of nested folders of a label."""
@@ -85,7 +86,7 @@ def insert_subfolder(stem: str, num_images: int) -> str:
     'cats/part-0003/a'
     """
     folder, _, name = stem.rpartition("/")
-    return f"{folder}/part-{num_images // MAX_IMAGES_PER_SUBFOLDER:04d}/{name}"
+    return f"{folder}/part-{num_images // IMAGES_PER_SUBFOLDER:04d}/{name}"
 
 
 def strip_subfolder(folder: str) -> str:
@@ -98,12 +99,15 @@ def strip_subfolder(folder: str) -> str:
 
 
 def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bool) -> Iterator[str]:
-    """Yield possible paths of an image, the shortest first; the caller uses the first that is free.
+    """Yield possible paths of an image, of which the caller uses the first that is free.
+
+    For `cats/a` and `.jpg`: `cats/a.jpg`, `cats/a-HASH.jpg`, `cats/a-HASH-1.jpg`, `cats/a-HASH-2.jpg` and so on.
 
     Args:
-        stem, suffix: the path of the image without its suffix, and the suffix, such as `cats/a` and `.jpg`.
+        stem, suffix: the path of the image without its suffix, and the suffix.
         link_hash: hash of the link, 16 hexadecimal digits.
-        is_only_writer: no other run may write to the folder; only then is the path without a number or hash yielded.
+        is_only_writer: whether no other run may write to the folder. If another run may, the path without the hash is
+            omitted, since both could use it.
     """
     if is_only_writer:
         yield f"{stem}{suffix}"
@@ -115,11 +119,11 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 class PathsInUse:
     """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
 
-    The folder of a label belongs to this label, and each of its parent folders to the corresponding part of the label:
-    the folder `Pets` of the labels `Pets/dog` and `Pets/cow` belongs to `Pets`. If another label already has such a
-    folder, for example as `pets`, a hash is appended to the name.
+    Each folder belongs to one label: `Pets/dog` to the label `Pets/dog`, and its parent `Pets` to the label `Pets`,
+    even if only `Pets/dog` has images. If a folder that a label needs belongs to another label, for example as `pets`,
+    a hash is appended to its name.
 
-    If several labels would have the same folder, one with images gets it; if none has images, the first one planned.
+    A label that already has images in a folder keeps it. Otherwise, the label that `plan_folder` names first gets it.
     """
 
     def __init__(self) -> None:
@@ -130,10 +134,10 @@ class PathsInUse:
         self._paths = UInt64Set()
 
     def reserve(self, label: str, path: str) -> bool:
-        """Record the path of an image; return whether the path was free."""
+        """Record the path of an image of this label as in use; return whether the path was free."""
         path = strip_shard_name(path)
         if label not in self._labels_with_images and is_in_folder_of(label, path):
-            self._take_folder(label, path)
+            self._adopt_folder_of_image(label, path)
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
@@ -149,17 +153,17 @@ class PathsInUse:
         )
 
     def assign_folder(self, label: str) -> str:
-        """Return the folder of a label's images, which the first call reserves for the label."""
+        """Return the folder for a label's images (see `plan_folder`); warn once if a hash was appended to its name."""
         self.plan_folder(label)
         if conflict := self._conflicts_by_label.pop(label, ""):
             logger.warning("class %r: its images are in %s, because %s", label, self._folders_by_label[label], conflict)
         return self._folders_by_label[label]
 
     def plan_folder(self, label: str) -> None:
-        """Reserve the folder of a label, unless it has one.
+        """Choose the folder of a label, unless it has one, before `assign_folder` needs it for an image.
 
         Call it for the labels in the order of the source: if two of them would share a folder, the first one gets it,
-        whichever image arrives first.
+        whichever image arrives first. Thus all runs choose the same folders.
         """
         if label in self._folders_by_label:
             return
@@ -173,15 +177,18 @@ class PathsInUse:
         self._folders_by_label[label] = path[:-1]
 
     def release_folders(self, labels: Collection[str]) -> None:
-        """Release the folders of labels that no longer have images, and all planned folders without images."""
+        """Make the folders of labels that no longer have images available to other labels.
+
+        The folders of all other labels without images are released too; they are chosen again when they are needed.
+        """
         self._labels_with_images.difference_update(labels)
         folders = {each: self._folders_by_label[each] for each in self._labels_with_images}
         self._labels_by_folder, self._folders_by_label, self._conflicts_by_label = {}, {}, {}
         for each, folder in folders.items():
-            self._take_folder(each, f"{folder}/")
+            self._adopt_folder_of_image(each, f"{folder}/")
 
-    def _take_folder(self, label: str, path: str) -> None:
-        """Assign to a label the folder in which it has an image at `path`, unless the folder is taken."""
+    def _adopt_folder_of_image(self, label: str, path: str) -> None:
+        """Make the folder of the image at `path` the folder of its label, unless it belongs to another label."""
         levels = _split_label_folders(label)
         above = list(accumulate(path.split("/")[: len(levels)], "{}/{}".format))
         if all(self._claim_folder(folder, level.label) for folder, level in zip(above, levels, strict=True)):
@@ -199,7 +206,10 @@ class PathsInUse:
         )
 
     def _claim_folder(self, folder: str, label: str) -> bool:
-        """Assign a folder to a label, unless the path is taken; return whether the folder belongs to the label."""
+        """Give a folder to a label, unless another label has it or it is the path of an image.
+
+        Return whether the folder belongs to the label, now or already before.
+        """
         name = folder.casefold()
         if name not in self._labels_by_folder and _hash_path(name) not in self._paths:
             self._labels_by_folder[name] = label

@@ -1,6 +1,7 @@
 """The protocol of all storages of gathered images, and the storage in local files.
 
-A file is removed or moved only if its bytes match its row or it is empty, and never through a symbolic link.
+A file is removed or moved only if it is empty or has the SHA-256 of its row in the manifest, so that no file that the
+user has changed is lost, and never through a symbolic link.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import ClassVar, Protocol
 from mlimages.core import FetchResult, GatherError
 
 QUARANTINE_NAME = ".placeholders"
-"""Folder of host placeholders, one copy each; hidden, so that label files do not include them."""
+"""Folder of placeholders (images that a host returns instead of removed ones), with one copy of each; hidden, so that
+label files do not include them."""
 
 _MAX_STORAGE_DELAY_S = 0.5
 """Maximum seconds from the end of a download until its file is written; a file modified later may have been edited."""
@@ -33,7 +35,10 @@ class ImageStorage(Protocol):
     allows_concurrent_runs: ClassVar[bool] = False
 
     async def store(self, temp_path: Path, row: FetchResult) -> str | None:
-        """Store a finished file as `row.path`; return its path in the folder, or None if `row.path` is taken.
+        """Move a downloaded image from `temp_path` to `row.path`.
+
+        Return its path in the gathered folder: `row.path`, or in tar shards `images-00000.tar/` and `row.path`. Return
+        None, and move nothing, if there is a file at `row.path` already.
 
         Raises:
             GatherError: the file cannot be written.
@@ -49,12 +54,12 @@ class ImageStorage(Protocol):
         """Return whether the file at `path` has this SHA-256; False if it is missing or reached by a symbolic link."""
         return self.sha256(path) == sha256
 
-    def is_edited(self, row: FetchResult, size: int) -> bool:
-        """Return whether the image of a row, which now has `size` bytes, was edited since it was stored.
+    def is_edited(self, row: FetchResult, current_size: int) -> bool:
+        """Return whether the image of a row was edited since it was stored; it now has `current_size` bytes.
 
-        An edit that does not change the size is detected only in local files.
+        Edits that do not change the size are found only in local files.
         """
-        return size != row.bytes
+        return current_size != row.bytes
 
     def remove_empty_file(self, path: str) -> None:
         """Remove an empty file that a power failure has left; shards and remote folders have no such files."""
@@ -66,7 +71,7 @@ class ImageStorage(Protocol):
     def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
         """Move the placeholder image at `path` to the quarantine folder if it has this SHA-256.
 
-        Return its path in the quarantine folder, also if it was moved there before; None if it is not in that folder.
+        Return its path there, whether this call or an earlier one has moved it; None if it is not there.
         """
 
     def fsync(self, paths: Iterable[str]) -> None:
@@ -77,7 +82,10 @@ class ImageStorage(Protocol):
         """Yield the paths of all files except those in hidden folders."""
 
     def publish_manifest(self, path: Path) -> bool:
-        """Store `manifest.jsonl` for all runs; return False if another run has changed it since it was read."""
+        """Make the new `manifest.jsonl` at `path` visible to other runs.
+
+        Return False, and do not replace the old one, if another run has changed that since this run has read it.
+        """
         return True
 
     def remove_manifest(self, path: Path) -> None:
@@ -111,8 +119,8 @@ class FileStorage(ImageStorage):
         except OSError:
             return None
 
-    def is_edited(self, row: FetchResult, size: int) -> bool:
-        if size != row.bytes:
+    def is_edited(self, row: FetchResult, current_size: int) -> bool:
+        if current_size != row.bytes:
             return True
         is_newer = os.stat(f"{self._folder}/{row.path}").st_mtime > _compute_latest_mtime(row)  # noqa: PTH116  # as in `size`
         return is_newer and self.sha256(row.path or "") not in (None, row.sha256)
@@ -201,7 +209,7 @@ def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
 def _compute_latest_mtime(row: FetchResult) -> float:
     """Return the latest modification time that a row's file can have if it was not edited, in seconds since the epoch.
 
-    It is 0 if the row has no valid time.
+    It is 0 if `fetched_at` of the row is invalid: any file is then later, and its content is compared.
     """
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S

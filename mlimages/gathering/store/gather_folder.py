@@ -1,4 +1,4 @@
-"""The gathered folder: images under their final names, the manifest, and the state of both."""
+"""The gathered folder: its images and manifest, and which links are done."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from mlimages.gathering.links import hash_link
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import NO_PARTITION, LinkPartition
 from mlimages.gathering.store.attribution import write_attributions
-from mlimages.gathering.store.corrections import (
-    ClassCorrections,
-    CorrectedImage,
-    apply_corrections,
-    find_misplaced_images,
-)
+from mlimages.gathering.store.corrections import ClassCorrections, ImageToMove, find_misplaced_images, move_images
 from mlimages.gathering.store.file_names import PathsInUse, generate_paths, insert_subfolder
 from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.image_index import ImageIndex
@@ -49,8 +44,8 @@ class GatherFolder:
     Args:
         out: a local or remote folder, as returned by `as_path`.
         options: options of the run.
-        partition: determines which links belong to this run.
-        is_list: whether the links are a list whose classes may have been corrected since the images were gathered.
+        partition: tells which links belong to this run if several shards share them.
+        is_list: whether the source is a list (see `Source.is_list`): if its classes were corrected, images are moved.
 
     Raises:
         GatherError: another run uses the folder, the folder cannot be written, or many of its images are missing.
@@ -62,7 +57,7 @@ class GatherFolder:
     ) -> None:
         self.out, self._options, self._partition = out, options, partition
         self._moves_corrected = is_list and options.limit is None and not options.shard and not is_remote(out)
-        self._corrections: list[CorrectedImage] = []
+        self._corrections: list[ImageToMove] = []
         self._tables = TableWriter(out, options)
         self._numbers = itertools.count(1)
         self._objects: ObjectStorage | None = None
@@ -83,7 +78,7 @@ class GatherFolder:
                 self._record_moved_and_deleted_images()
                 self._read_done_links(retry_unfinished=True)
             if not (self._is_merged or (self._objects and self._options.shard)):
-                self._rewrite_manifests()
+                self._merge_manifests()
                 self._read_done_links(retry_unfinished=True)
             stack.callback(self._close_manifest)
             self._open = stack.pop_all()
@@ -130,7 +125,7 @@ class GatherFolder:
     def resolve_deferred_links(self) -> list[ImageRef]:
         """Find the images whose class the list has corrected; return the other deferred links, which can be claimed."""
         self._moves_corrected = False
-        self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_own_manifests()))
+        self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_manifests_to_merge()))
         return others
 
     def make_temp_path(self) -> Path:
@@ -168,14 +163,14 @@ class GatherFolder:
         return row
 
     def finish(self) -> None:
-        """Merge the manifests to one row per link, move images of corrected classes, and write the tables."""
+        """Merge the manifests, move images of corrected classes, and write the tables and ATTRIBUTION.md if needed."""
         self._close_manifest()
         if self._objects and self._options.shard:
             return  # the run that merges the shards does all this
         if self._objects and not self._is_merged:
             self._objects.refresh_manifests()  # includes what other runs stored meanwhile
         if not self._is_merged:
-            self._rewrite_manifests()
+            self._merge_manifests()
         elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
         else:
@@ -186,23 +181,24 @@ class GatherFolder:
             path = write_attributions(self._folder)
             if self._objects:
                 self._objects.upload_file(path)
-        files, paths = self._storage, self._find_own_manifests()
+        files, paths = self._storage, self._find_manifests_to_merge()
         self._tables.write(lambda: CurrentRows(files, paths).rows(), lambda row: self._read_image_size(row) is not None)
 
-    def _move_images(self, corrections: list[CorrectedImage]) -> int:
+    def _move_images(self, corrections: list[ImageToMove]) -> int:
         if not corrections or not isinstance(self._storage, FileStorage | ShardStorage):
             return 0
         self._writer.close()
-        moved = apply_corrections(corrections, self._storage, self._manifest, self.paths_in_use, self.tally.classes)
+        moved = move_images(corrections, self._storage, self._manifest, self.paths_in_use, self.tally.classes)
         self._writer = ManifestWriter(self._manifest)
         self._read_done_links(retry_unfinished=False)
         return moved
 
-    def _rewrite_manifests(self) -> None:
+    def _merge_manifests(self) -> None:
+        """Merge the manifests into one, then read it; of a remote folder, retry while other runs merge them too."""
         self._close_image_index()
-        is_of_several = len(self._find_own_manifests()) > 1
+        is_of_several = len(self._find_manifests_to_merge()) > 1
         self._writer.close()
-        while not self._merge_manifests():
+        while not self._try_to_merge_manifests():
             assert self._objects
             self._objects.refresh_manifests()  # another run has merged the manifests meanwhile
         if not self._objects:
@@ -211,9 +207,9 @@ class GatherFolder:
         if is_of_several and isinstance(self._storage, FileStorage):
             self._move_images(find_misplaced_images(read_rows([self._manifest]), self.paths_in_use))
 
-    def _merge_manifests(self) -> bool:
-        """Merge the manifests once; return False if another run has merged those of a remote folder meanwhile."""
-        paths = self._find_own_manifests()
+    def _try_to_merge_manifests(self) -> bool:
+        """Merge the manifests; return False if another run has merged those of a remote folder meanwhile."""
+        paths = self._find_manifests_to_merge()
         keeps = self._options.keep_duplicates or any(find_last_closing_row(path).keeps_duplicates for path in paths)
         limit = self._options.limit
         is_stored = rewrite_manifests(self._storage, paths, self._manifest, keep_duplicates=keeps, limit=limit)
@@ -221,8 +217,8 @@ class GatherFolder:
             warn_about_unlisted_images(self._storage, self._manifest, self.out)
         return is_stored
 
-    def _find_own_manifests(self) -> list[Path]:
-        """Return the manifests that this run merges: all, or only those of its shard."""
+    def _find_manifests_to_merge(self) -> list[Path]:
+        """Return the manifests to merge: with --shard only those of this shard, otherwise all."""
         stem = self._manifest.stem if self._options.shard else ""
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
@@ -232,9 +228,9 @@ class GatherFolder:
         self._done, self._retried, self._class_corrections = UInt64Set(), UInt64Set(), ClassCorrections()
         self._has_retries = self._has_user_changes = False
         self.tally = ResultTally()
-        paths = self._find_own_manifests()
+        paths = self._find_manifests_to_merge()
         self._is_merged = len(paths) < 2 if self._objects else paths in ([], [self._manifest])
-        self._is_merged &= not find_manifests(self._folder, is_merged=True)
+        self._is_merged &= not find_manifests(self._folder, already_merged=True)
         placeholders: set[str] = set()
         self._refusals, self.paths_in_use = ConsecutiveRefusals(), PathsInUse()
         for row in read_rows(paths):
@@ -254,7 +250,7 @@ class GatherFolder:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """If a host refused many links in a row, mark them for retry; at the end of a run, count them as unfinished."""
+        """Mark links for retry if their host refused many in a row; at the end of a run, count them as unfinished."""
         keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)
@@ -264,7 +260,7 @@ class GatherFolder:
             self.tally.move_failed_to_unfinished(len(keys))
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
-        """Read which of this shard's links are done in other manifests; merging the shards finds their duplicates."""
+        """Read which of this shard's links are done in other manifests. (Duplicates in them are found by the merge.)"""
         others = (path for path in reversed(find_manifests(self._folder)) if path not in own_manifests)
         for row in read_rows(others):
             key = hash_link(row.label, row.url)
@@ -272,6 +268,7 @@ class GatherFolder:
                 self._retry_or_count_row(key, row, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_row(self, key: int, row: FetchResult, *, retry_unfinished: bool) -> None:
+        """Mark the link of a row (with hash `key`) for retry, or as done and counted (see `needs_retry`)."""
         size = self._read_image_size(row)
         if needs_retry(row, self._options, has_image=size is not None, retry_unfinished=retry_unfinished):
             self._retried.add(key)
@@ -283,7 +280,7 @@ class GatherFolder:
             self.tally.changed += size is not None and self._storage.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
-        """Return the size of the row's image in bytes, None if missing; note if the user has deleted or restored it."""
+        """Return the size in bytes of a row's image, or None; set `_has_user_changes` if it was deleted or put back."""
         if row.status != "ok" or not row.path:
             return None
         size = self._storage.size(row.path)
@@ -301,7 +298,7 @@ class GatherFolder:
         """Return the image index, which is read when the first new image arrives."""
         if self._index is None:
             self._index = ImageIndex()
-            for row in read_rows(self._find_own_manifests()):
+            for row in read_rows(self._find_manifests_to_merge()):
                 has_image = self._read_image_size(row) is not None
                 if row.sha256 and not needs_retry(row, self._options, has_image=has_image, retry_unfinished=True):
                     self._index.add(row)

@@ -39,7 +39,7 @@ CREATE INDEX by_band2 ON images (band2);
 
 _SAME_BAND_SQL = " UNION ALL ".join(f"SELECT dhash, rowid, path FROM images WHERE band{band} = ?" for band in range(3))
 _NO_MATCH = 65, 0, ""
-"""Distance in bits, row id and path if no image has an equal band; two 64-bit hashes are at most 64 bits apart."""
+"""Distance in bits, row id and path if no image has an equal band; any two 64-bit hashes are closer."""
 
 
 def open_temporary_database(sql: str) -> sqlite3.Connection:
@@ -51,14 +51,14 @@ def open_temporary_database(sql: str) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class ImageCopies:
-    """Counts of the links whose images have the same bytes, and one of these images.
+    """The links whose images have the same bytes, how many of these images are stored, and where one of them is.
 
     Attributes:
-        num_links: number of links.
-        num_stored: number of copies of the image in the folder.
-        path: path of the stored copy that was added last. If the user has deleted all copies, the path of one of them;
-            None if there is no copy.
-        label: label of the stored copy that was added last; empty if there was none.
+        num_links: number of links that returned these bytes, including duplicates that are not stored.
+        num_stored: number of copies that are stored in the folder.
+        path: path of the stored copy that was added last. If the user has deleted all copies, the former path of one;
+            None if no copy was ever stored, or if it is in quarantine.
+        label: label of the stored copy that was added last; "" if none was stored.
         is_placeholder: whether the image is known as a placeholder of a host.
     """
 
@@ -93,13 +93,13 @@ class ImageIndex:
         self._placeholder_detector.close()
 
     def find_copies(self, sha256: str) -> ImageCopies:
-        """Return the copies of the image with this SHA-256; with all counts 0 if there are none."""
+        """Return what is known about the copies of the image with this SHA-256; the counts are 0 if it is new."""
         query = "SELECT count, kept, path, label, is_placeholder FROM copies WHERE sha256 = ?"
         row = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return ImageCopies(*row) if row else ImageCopies()
 
     def update_copies(self, sha256: str, copies: ImageCopies) -> None:
-        """Store the copies of the image with this SHA-256."""
+        """Replace what `find_copies` returns for this SHA-256."""
         row = (copies.num_links, copies.num_stored, copies.path, copies.label, copies.is_placeholder)
         self._tables.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", (bytes.fromhex(sha256), *row))
 
@@ -130,15 +130,18 @@ class ImageIndex:
         return url in self._placeholder_targets
 
     def find_first_copy(self, sha256: str) -> tuple[int, str] | None:
-        """Return the manifest number and path that `add_first_copy` stored for this SHA-256, or None."""
+        """Return (index of its manifest, path) of the first image with this SHA-256, from `add_first_copy`, or None."""
         query = "SELECT manifest, path FROM firsts WHERE sha256 = ?"
         row: tuple[int, str] | None = self._tables.execute(query, (bytes.fromhex(sha256),)).fetchone()
         return row
 
-    def add_first_copy(self, sha256: str, manifest_number: int, path: str) -> None:
-        """Store the first image with this SHA-256; later calls for the same SHA-256 have no effect."""
+    def add_first_copy(self, sha256: str, manifest_index: int, path: str) -> None:
+        """Record the first image with this SHA-256; later calls for the same SHA-256 have no effect.
+
+        `manifest_index` is the index of its manifest in the list of the manifests that are merged.
+        """
         self._tables.execute(
-            "INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest_number, path)
+            "INSERT OR IGNORE INTO firsts VALUES (?, ?, ?)", (bytes.fromhex(sha256), manifest_index, path)
         )
 
     def add_difference_hash(self, dhash: str, path: str) -> None:

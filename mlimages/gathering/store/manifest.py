@@ -31,7 +31,11 @@ _CLOSING_ROW_MARK = b'"status": "closed"'
 
 
 def make_manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
-    """Return the path of the manifest that a run, or one of its shards, writes to `folder`."""
+    """Return the path of the manifest that a run writes to `folder`; `shard` is (number from 1, number of shards).
+
+    >>> make_manifest_path(Path("out"), (2, 8)).name
+    'manifest-00002-of-00008.jsonl'
+    """
     return folder / (f"manifest-{shard[0]:05d}-of-{shard[1]:05d}.jsonl" if shard else MANIFEST_NAME)
 
 
@@ -40,14 +44,14 @@ def is_manifest_name(name: str) -> bool:
     return _MANIFEST_NAME_PATTERN.fullmatch(name) is not None
 
 
-def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
+def find_manifests(folder: Path, *, already_merged: bool = False) -> list[Path]:
     """Return the manifests of the folder: `manifest.jsonl`, then those of shards and runs, whose rows are newer.
 
     Other files that are named `manifest*.jsonl` are ignored.
 
     Args:
-        is_merged: return only the manifests that are already merged into `manifest.jsonl` but not yet removed; by
-            default, return only the others.
+        already_merged: return the manifests whose rows are already in `manifest.jsonl`, but which are not yet removed;
+            by default, return all others.
 
     Raises:
         GatherError: a manifest was written by a later version of mlimages.
@@ -55,7 +59,7 @@ def find_manifests(folder: Path, *, is_merged: bool = False) -> list[Path]:
     merged = _read_merged_manifest_names(folder)
     named = [path for path in folder.glob("manifest*.jsonl") if is_manifest_name(path.name)]
     found = sorted(filter(is_manifest, named), key=lambda path: (path.name != MANIFEST_NAME, path.name))
-    return [path for path in found if (path.name in merged) == is_merged]
+    return [path for path in found if (path.name in merged) == already_merged]
 
 
 def _read_merged_manifest_names(folder: Path) -> list[str]:
@@ -71,7 +75,7 @@ def _read_merged_manifest_names(folder: Path) -> list[str]:
 def is_manifest(path: Path) -> bool:
     """Return whether a file is a manifest, judging by its first line.
 
-    If there is only one line, it may be incomplete, as after a crash. An empty file counts as a manifest.
+    An empty file counts as a manifest, and so does the beginning of a row without a line end, as after a crash.
 
     Raises:
         GatherError: the manifest was written by a later version of mlimages.
@@ -181,8 +185,9 @@ class LastClosingRow:
 
     Attributes:
         line_number: number of the closing row's line, from 1; 0 if there is none.
-        is_at_end: whether no line follows the closing row, or the manifest is empty.
-        keeps_duplicates: whether any closing row of the manifest says that its run kept every copy of the same bytes.
+        is_at_end: whether the closing row is the last line; true also if the manifest is empty.
+        keeps_duplicates: whether a run that wrote to the manifest kept every copy of the same bytes, as recorded in any
+            of its closing rows, not only the last.
     """
 
     line_number: int
@@ -276,6 +281,8 @@ class ManifestWriter:
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
         """Append a closing row, which records that the images of all rows so far are on disk.
+
+        The caller makes sure that they are (`ImageStorage.fsync`); only the manifest itself is synced here.
 
         Args:
             keep_duplicates: whether the run kept every copy of the same bytes.

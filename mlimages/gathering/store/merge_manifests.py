@@ -32,15 +32,17 @@ def rewrite_manifests(
     """Rewrite `manifests` as the single file `target`, and remove images that it no longer lists.
 
     Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
-    Copies of the same bytes in one manifest were kept on purpose and are kept. Near-duplicates are searched again: the
-    nearest image may be in another manifest or have been removed.
+    Of images with the same bytes in several manifests, the first is kept. Copies in one manifest all stay: the run that
+    wrote it was told to keep them. Near-duplicates are searched again: the nearest image may be in another manifest or
+    have been removed.
 
     Args:
         storage: the stored images.
         manifests: the manifests in order.
         target: path of `manifest.jsonl`.
         keep_duplicates: keep every copy of the same bytes.
-        limit: maximum number of images per class; further images of shards are removed, and their links can be retried.
+        limit: maximum number of images per class. Runs with --shard may together have stored more: these images are
+            removed with their rows, so that a later run can request their links again.
 
     Returns:
         True; False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
@@ -49,7 +51,7 @@ def rewrite_manifests(
     current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     candidates = _RemovalCandidates()
-    already_merged = find_manifests(target.parent, is_merged=True)
+    already_merged = find_manifests(target.parent, already_merged=True)
     for row in read_rows(already_merged):
         if row.status == "ok" and row.path and row.sha256:
             candidates.add(row.path, row.sha256)
@@ -88,7 +90,7 @@ def _merge_rows(
     counts: Counter[str] = Counter()
     for number, row, is_of_shard in current_rows.enumerate_rows(removal_candidates):
         first = None if keep_duplicates or not row.sha256 else index.find_first_copy(row.sha256)
-        settled = _merge_row(storage, row, placeholders, first, number)
+        settled = _update_status(storage, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
             if is_of_shard and limit is not None and counts[row.label] >= limit:
                 removal_candidates.add(settled.path, settled.sha256)
@@ -153,7 +155,7 @@ class CurrentRows:
         """Yield (index of the manifest, current row, whether a run with --shard wrote it) for each link.
 
         Args:
-            removal_candidates: receives the images of the rows that are not current.
+            removal_candidates: the images of all rows that are not current are added to it, unless it is None.
         """
         at = 0
         for number, manifest in enumerate(self._manifests):
@@ -174,9 +176,9 @@ class CurrentRows:
         return self._current_indices.get(hash_link(row.label, row.url), row_index) == row_index
 
     def _find_current_indices(self) -> dict[int, int]:
-        """Return the indices of current rows, by the `hash_link` of their link, for links with several rows.
+        """Return the index of the current row of each link that has several rows, by the `hash_link` of the link.
 
-        An index counts the rows of all manifests in order, from 0.
+        The rows are numbered from 0, through all manifests in order.
         """
         seen = UInt64Set()
         keys = (hash_link(row.label, row.url) for row in read_rows(self._manifests))
@@ -220,19 +222,21 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
     return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}
 
 
-def _merge_row(
+def _update_status(
     storage: ImageStorage,
     row: FetchResult,
     placeholders: set[str],
     first_copy: tuple[int, str] | None,
-    manifest_number: int,
+    manifest_index: int,
 ) -> FetchResult:
-    """Return the row, changed to that of a placeholder or duplicate if its image is one; quarantine a placeholder.
+    """Return the row, with a new status if its image is now known to be a placeholder or a duplicate.
+
+    The file of a placeholder is moved to the quarantine folder.
 
     Args:
-        first_copy: the first image with the same bytes, as the number of its manifest and its path; None if there is no
+        first_copy: the first image with the same bytes, as the index of its manifest and its path; None if there is no
             earlier one, or if duplicates are kept.
-        manifest_number: number of the row's manifest.
+        manifest_index: index of the row's manifest.
     """
     if row.status not in ("ok", "duplicate") or row.sha256 is None or row.removed:
         return row
@@ -246,7 +250,7 @@ def _merge_row(
     if row.status == "duplicate":
         return replace(row, same_as=first_copy[1])
     if (
-        first_copy[0] == manifest_number
+        first_copy[0] == manifest_index
         or not row.path
         or not (storage.is_unchanged(row.path, row.sha256) and storage.is_unchanged(first_copy[1], row.sha256))
     ):

@@ -38,13 +38,13 @@ class _MissingImage:
 def find_moved_and_deleted_images(
     storage: ImageStorage, manifests: list[Path], *, keep_deleted: bool, restore_deleted: bool
 ) -> Iterator[FetchResult]:
-    """Yield new rows for images that were moved, deleted or restored since their rows were written.
+    """Yield new rows for images that the user has moved, deleted or put back since their rows were written.
 
     Args:
         storage: the stored images.
         manifests: the manifests in order.
         keep_deleted: treat images as deleted on purpose, however many are missing.
-        restore_deleted: treat no image as deleted: missing images get no new row and are downloaded again.
+        restore_deleted: do not record missing images as deleted, so that the run downloads them again.
 
     Raises:
         GatherError: so many images are missing that they may not have been deleted on purpose.
@@ -88,7 +88,7 @@ def find_moved_and_deleted_images(
 
 
 def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping[str, int]) -> None:
-    """Raise an error if a folder lacks all its images, or at least two images that are more than a tenth of them.
+    """Raise an error if all images of a folder are missing, or at least two images and more than a tenth.
 
     Args:
         missing_counts: number of missing images, by folder.

@@ -1,12 +1,12 @@
 """A remote gathered folder (`s3://bucket/folder`): its images and manifests.
 
-1. A verified image is stored under a name that no other link has, and only if the name is free.
-2. Rows are written to manifests that no other run writes to, `manifest-ID.jsonl`; each is stored once, complete.
-3. All manifests are read together. A run without a shard merges them: it stores `manifest.jsonl` only if that has not
-   changed since it was read (on S3; other stores do not check), then removes the merged manifests and the replaced
-   images. If `manifest.jsonl` has changed, it reads all manifests again instead.
-4. The first line of `manifest.jsonl` names the merged manifests. If these still exist, a run ignores their rows.
-So no run overwrites images or rows of another, and the next run finds what a killed run has stored.
+1. A checked image is uploaded under a name with the hash of its link, and only if no object has this name.
+2. Each run uploads its rows as manifests of its own, `manifest-ID.jsonl`, which are never changed afterwards.
+3. A run without --shard merges all `manifest-ID.jsonl` into `manifest.jsonl`. It replaces that only if no other run has
+   changed it meanwhile (checked on S3; other stores do not check), and otherwise reads all manifests and merges again.
+   Then it removes the merged `manifest-ID.jsonl` and the replaced images.
+4. The first line of `manifest.jsonl` names the merged `manifest-ID.jsonl`. Until they are removed, runs ignore them.
+So no run overwrites images or rows of another, and the next run finds what a killed run has uploaded.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ObjectStorage(ImageStorage):
         self._is_retrying = False
 
     def close(self) -> None:
-        """Wait for pending requests."""
+        """Wait for pending uploads, and remove the temporary database of object sizes."""
         self._pool.shutdown()
         self._sizes.close()
 
@@ -113,7 +113,7 @@ class ObjectStorage(ImageStorage):
         before = dict(self._manifests)
         while True:
             try:
-                listed = self._list_objects()
+                listed = self._scan_objects()
                 for name in self._manifests.keys() - listed.keys():
                     (self._folder / name).unlink(missing_ok=True)
                     del self._manifests[name]
@@ -184,11 +184,11 @@ class ObjectStorage(ImageStorage):
             self._retry("removed", path, self._fs.rm_file)
         self._sizes.execute("DELETE FROM objects WHERE path = ?", (path,))
 
-    def _list_objects(self) -> dict[str, Any]:
-        """Return size, times and ETag of each manifest by name, and record the size of each other object.
+    def _scan_objects(self) -> dict[str, Any]:
+        """List all objects; return the state of each manifest (size, time stamps and ETag), by name.
 
-        Files named ATTRIBUTION*.md are downloaded. One folder at a time is listed, since a listing takes 1 KB of memory
-        per object.
+        The sizes of all other objects are recorded, and files named ATTRIBUTION*.md are downloaded. Folders are listed
+        one at a time, since a listing takes 1 KB of memory per object.
         """
         self._sizes.executescript(
             "DROP TABLE IF EXISTS objects; CREATE TABLE objects (path TEXT PRIMARY KEY, size INT);"
@@ -224,13 +224,13 @@ class ObjectStorage(ImageStorage):
         """Return the result of `action`, called with the address of the object at `path`; retry after errors.
 
         Args:
-            operation: past participle of what `action` does, such as `read`, for the message "cannot be read".
+            operation: `read`, `written`, `listed` or `removed`, for the message "PATH cannot be read".
             path: path of the object in the remote folder.
             action: the request to the object store.
 
         Raises:
             FileNotFoundError: the object does not exist.
-            FileExistsError: the object exists, or has changed since it was read.
+            FileExistsError: the object to create exists, or the object to replace has changed since it was read.
             GatherError: the store fails repeatedly, or denies access.
         """
         at = f"{self._root}/{path}"
@@ -253,10 +253,11 @@ class ObjectStorage(ImageStorage):
 
 
 class RemoteManifestWriter:
-    """Writes the rows of a run to several manifests, each uploaded when it is full or the run ends.
+    """Writes the rows of a run to one manifest after another; each is uploaded when it is full or the run ends.
 
     Args:
-        manifest: path of the manifests, except that `-` and 16 hexadecimal digits are appended to the stem of each.
+        manifest: path whose name begins all names of the manifests: `manifest.jsonl` for `manifest-ID.jsonl`, where ID
+            is 16 hexadecimal digits.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
     """
@@ -280,7 +281,7 @@ class RemoteManifestWriter:
             self.append_closing_row(keep_duplicates=self._keep_duplicates)
 
     def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row to the current manifest and upload it, unless there are no rows.
+        """Append a closing row to the current manifest, and upload the manifest; do nothing if it has no rows.
 
         Args:
             keep_duplicates: whether the run kept every copy of the same bytes.

@@ -21,8 +21,9 @@ class OutputFolder:
     """The open output folder of a run.
 
     Attributes:
-        manifest: path of the manifest of this run, in a local folder with all manifests. If the gathered folder is
-            remote, the merged manifest has this path; manifests with rows of this run have an ID appended to the name.
+        manifest: local path of the manifest of this run: `manifest.jsonl`, or with --shard that of the shard. All other
+            manifests are in the same folder. If the gathered folder is remote, this folder has local copies of its
+            manifests, and `writer` writes the new rows to `manifest-ID.jsonl` beside them.
         temp_folder: the local folder of unfinished images.
         storage: the stored images.
         writer: appends rows to the manifest.

@@ -14,9 +14,11 @@ from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _PIXEL_SIZE_NOTE = re.compile(r"(\d+) x (\d+)\b")
+"""Matches the width and height of an image that was too small or too large, in the `detail` of its row."""
 _BYTE_COUNT_NOTE = re.compile(r"(more than )?(\d+) bytes")
+"""Matches the size of a file that was too large, in the `detail` of its row."""
 _RESIZE_NOTE = re.compile(r"resized: (\d+)")
-"""The patterns `_PIXEL_SIZE_NOTE`, `_BYTE_COUNT_NOTE` and `_RESIZE_NOTE` match parts of the `detail` of a row."""
+"""Matches the value of `--resize` with which an image was stored, in the `detail` of its row."""
 
 
 def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, retry_unfinished: bool) -> bool:
@@ -26,8 +28,8 @@ def needs_retry(row: FetchResult, options: GatherOptions, *, has_image: bool, re
         row: the row of the link.
         options: options of the run.
         has_image: whether the image of the link is in the folder.
-        retry_unfinished: whether failed links and deleted images may be retried. False at the end of a run, when all of
-            them count as done.
+        retry_unfinished: True at the start of a run: failed links and deleted images are retried if `options` say so.
+            False at its end: they count as done.
     """
     if row.removed:
         return retry_unfinished and options.restore_deleted
@@ -84,7 +86,7 @@ def check_same_settings(row: FetchResult, options: GatherOptions, folder: object
 
 
 class ConsecutiveRefusals:
-    """Counts the consecutive links that each host refused (401, 403, 451 or a web page).
+    """Counts the consecutive links that each host refused (HTTP 401, 403 or 451, or a web page instead of an image).
 
     If a host refuses many links in a row, it has blocked this client or shows a login page. That is temporary and says
     nothing about the links, so their failures are not final.
@@ -107,7 +109,7 @@ class ConsecutiveRefusals:
         return row
 
     def add_row(self, key: int, row: FetchResult) -> None:
-        """Add a row to the counts; call it in the order of the manifest."""
+        """Count a row without correcting it; call this for the rows of earlier runs, in the order of the manifest."""
         if row.reason not in REFUSAL_REASONS and not self._counts:
             return
         host = parse_host(row.url)

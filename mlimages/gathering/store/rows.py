@@ -37,7 +37,7 @@ def make_row(image_ref: ImageRef, download: DownloadResult, outcome_fields: dict
 def make_image_fields(
     image_ref: ImageRef, download: DownloadResult, image_info: ImageInfo, index: ImageIndex, *, keep_duplicates: bool
 ) -> dict[str, Any]:
-    """Return the status and the image properties for the row of a valid image, by field name.
+    """Return fields of the row of a valid image: its properties, and the status `ok`, `duplicate` or `placeholder`.
 
     Args:
         image_ref, download: see `make_row`.

@@ -1,11 +1,11 @@
 """Gathered images in tar shards (WebDataset): `images-00000.tar` and so on, a JSON file and an image per key.
 
-1. A shard is only appended to, and only by the run that created it; each run begins a new one.
+1. Each run begins a new shard, and only appends to its own shards.
 2. Changes are made only in the manifest: an image stays in its shard even if it is replaced, gets another class or is
    recognized as a placeholder.
-3. A killed run may leave a truncated shard. Readers stop at its last complete member; the next run that stores an image
-   removes the incomplete sample and writes the end-of-archive marker, which other readers of tar files require. If the
-   shard has this marker, or data that cannot be read after the last complete member, it is never changed.
+3. A killed run may leave a truncated shard. mlimages reads it up to the last complete member. Since other programs need
+   a valid tar file, the next run that stores an image removes the incomplete sample at its end and writes the
+   end-of-archive marker. A shard that has this marker, or unreadable data instead, is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
 """
 
@@ -103,10 +103,10 @@ class ShardStorage(ImageStorage):
         return hashlib.sha256(member.read()).hexdigest() if member else None
 
     def remove(self, path: str, sha256: str) -> None:
-        """Do nothing: the manifest no longer lists the image."""
+        """Do nothing: an image that the manifest no longer lists stays in its shard."""
 
     def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
-        """Return `path` if a shard has the image, which stays there; None otherwise."""
+        """Move nothing, since images stay in their shards; return `path`, or None if no shard has the image."""
         return path if self._find_member(path) else None
 
     def fsync(self, paths: Iterable[str]) -> None:

@@ -72,7 +72,7 @@ class TableWriter:
 
 
 def _find_labels_by_folder(rows: Iterable[FetchResult]) -> Mapping[str, set[str]]:
-    """Return the labels of images by the folder of their class; images that the user has moved are ignored."""
+    """Return the labels of the images in each class folder; images that the user has moved elsewhere are ignored."""
     folders: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.status == "ok" and row.path and is_in_folder_of(row.label, row.path):
@@ -92,7 +92,7 @@ def _find_current_label(row: FetchResult, labels_by_folder: Mapping[str, set[str
 
 
 def _write_metadata(path: Path, rows: Iterable[FetchResult], labels_by_folder: Mapping[str, set[str]]) -> None:
-    """Write a line for the image of each row: `file_name`, `label`, and the metadata from its list or provider."""
+    """Write a line of JSON for the image of each row: `file_name`, `label`, and all keys of the row's `source`."""
     with path.open("w", encoding="utf-8") as out:
         for row in rows:
             values = {"file_name": row.path, "label": _find_current_label(row, labels_by_folder)}

@@ -12,8 +12,8 @@ from mlimages.gathering.store.file_names import is_in_folder_of
 from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _MAX_LISTED_HOSTS = 10
-_MAX_COUNTED_HOSTS = 10_000
-"""When more than twice as many hosts are counted, only this many are kept: those with the most failed links."""
+_NUM_HOSTS_TO_KEEP = 10_000
+"""Number of hosts with the most failed links that stay when there are more than twice as many, to limit memory."""
 
 
 class ResultTally:
@@ -47,8 +47,8 @@ class ResultTally:
         elif row.reason:
             self._reasons[row.reason.value] += 1
             self._hosts[parse_host(row.url)] += 1
-            if len(self._hosts) > 2 * _MAX_COUNTED_HOSTS:
-                self._hosts = Counter(dict(self._hosts.most_common(_MAX_COUNTED_HOSTS)))
+            if len(self._hosts) > 2 * _NUM_HOSTS_TO_KEEP:
+                self._hosts = Counter(dict(self._hosts.most_common(_NUM_HOSTS_TO_KEEP)))
 
     def move_failed_to_unfinished(self, num_links: int) -> None:
         """Count `num_links` of the failed links as unfinished."""
