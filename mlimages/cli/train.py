@@ -77,7 +77,7 @@ def finetune(
     model = result.onnx or result.run / "model.onnx"
     # the thresholds of a multi-label model were chosen on the validation images, so these cannot evaluate it
     if config.val and config.val.exists() and result.val_map is None:
-        print_next_command("evaluate", model, config.val, *to_cli_args(asdict(TableOptions.from_subclass(config))))
+        print_next_command("evaluate", model, config.val, *to_cli_args(asdict(TableOptions.from_options(config))))
     else:
         print_next_command("predict", model, "IMAGE...")
 

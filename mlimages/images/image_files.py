@@ -23,8 +23,8 @@ from mlimages.labels import (
     find_shards,
     is_shard,
     iter_all_images,
+    iter_entries,
     make_folder_names,
-    scan_folder,
     walk_folders,
 )
 
@@ -53,7 +53,7 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             continue
         skipped: Counter[str] = Counter()
         for folder in walk_folders(source, is_skipped=lambda name: name.startswith(".")):
-            names = (name for name, is_folder in scan_folder(folder) if not (is_folder or name.startswith(".")))
+            names = (name for name, is_folder in iter_entries(folder) if not (is_folder or name.startswith(".")))
             for path in (folder / name for name in sorted(names)):
                 if (suffix := path.suffix.lower()) in IMAGE_SUFFIXES:
                     yield path

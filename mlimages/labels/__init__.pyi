@@ -34,8 +34,8 @@ from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .scanning import MISSING_IMAGES_ADVICE as MISSING_IMAGES_ADVICE
 from .scanning import SPLIT_NAMES_BY_ALIAS as SPLIT_NAMES_BY_ALIAS
+from .scanning import iter_entries as iter_entries
 from .scanning import normalize_class_name as normalize_class_name
-from .scanning import scan_folder as scan_folder
 from .scanning import walk_folders as walk_folders
 from .shards import find_shards as find_shards
 from .shards import is_shard as is_shard

@@ -83,7 +83,7 @@ def open_splits(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     merge = merge_identical_images if options.multi_label else lambda labels: labels
     with refresh_remote_listings(path):
         if not path.is_dir():
-            labels = LabelFile(path, options=TableOptions.from_subclass(options))
+            labels = LabelFile(path, options=TableOptions.from_options(options))
             require_images(labels)
             splits = {name: split.with_notes(labels.notes) for name, split in labels.splits.items()} or {"": labels}
             return {name: merge(split) for name, split in splits.items()}
@@ -135,7 +135,7 @@ def check_table_options(folder: Path, table: TableOptions) -> None:
     Raises:
         InputError: an option other than `class_from` and `multi_label` is given.
     """
-    if TableOptions.from_subclass(table) != TableOptions(class_from=table.class_from, multi_label=table.multi_label):
+    if TableOptions.from_options(table) != TableOptions(class_from=table.class_from, multi_label=table.multi_label):
         raise InputError(
             f"{folder} is a folder: --path-column, --label-column, --images and --suffix apply only to tables"
         )

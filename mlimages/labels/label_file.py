@@ -165,9 +165,8 @@ class LabelFile:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state to pickle; functions, which may not be picklable, are replaced by a list of the images."""
-        state = dict(vars(self))
         images = None if self.is_stored else partial(iter, list(self.text_items()))
-        return state | {"_items": None, "_text_items": images}
+        return vars(self) | {"_items": None, "_text_items": images}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _text_items=state["_text_items"] or self._read_items)
@@ -214,7 +213,7 @@ class LabelFile:
         if is_own or not any(map(is_class_index, names)):
             return False
         labels = table.statistics.distinct_labels if table else {row.label for row in read_text_rows(self.path)}
-        return are_class_names(self.path, labels, names, may_be_indices=not table or table.may_have_indices)
+        return are_class_names(self.path, labels, names, may_be_indices=not table or table.may_have_class_indices)
 
     def _detect_table(self) -> Table | None:
         """Return the table with its columns, which are detected again if the file has changed."""
@@ -302,19 +301,21 @@ class LabelFile:
         return self._with_text_items(lambda: compress(self.text_items(), mask))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
-        """Write the images to `path` and the class names to its class definition; return the written label file.
+        """Write the label file `path` and, with class names, `NAME_class_def.txt` beside it; return the written file.
 
         Raises:
-            InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
+            InputError: `overwrite` is false, and a file to replace was edited, or not written by mlimages.
         """
         write_label_output(as_path(path), self, self.defined_class_names, overwrite=overwrite)
         return LabelFile(path)
 
     def _with_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:
+        """Return a label file with the same path and class names that yields the images of `items()`."""
         return LabelFile(self.path, self.img_root, items=items, class_names=self.defined_class_names)
 
     def _with_text_items(self, text_items: Callable[[], Iterator[tuple[str, Label]]]) -> LabelFile:
-        selected = self._with_items(None)
+        """As `_with_items`, for a function that yields paths as text, which is faster."""
+        selected = self._with_items(None)  # its `_text_items` are replaced
         selected._text_items = text_items
         return selected
 
@@ -335,7 +336,7 @@ class LabelFile:
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several label files by name; return all names, and for each file the names by class index.
 
-    Indices of a file without class names refer to the names of another file; if no file has names, indices are names.
+    Files without class names use the longest list of the others (see `merge_class_names`), or else "0", "1" ...
 
     Raises:
         LabelFileError: only some of the files are multi-label.

@@ -18,14 +18,14 @@ from mlimages.labels.formats import Label, write_rows
 
 @runtime_checkable
 class SupportsTextItems(Protocol):
-    """Labelled images, such as a `LabelFile`, that yield paths as text, since creating `Path` objects is slower."""
+    """Labelled images, such as a `LabelFile`, that also yield paths as `str`: faster than creating `Path` objects."""
 
     def text_items(self) -> Iterator[tuple[str, Label]]:
         """Yield the path of each image as text, and its label."""
 
 
 def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequence[str] = ()) -> int:
-    """Write or replace a label file and, with `class_names`, its class definition; return the number of images.
+    """Write or replace a label file and, with `class_names`, `NAME_class_def.txt`; return the number of images.
 
     Raises:
         InputError: a class definition cannot contain one of the class names.
@@ -44,8 +44,8 @@ def write_label_output(
     """Write a label file as `write_label_file` does, but do not replace files that mlimages did not write.
 
     Raises:
-        InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false; or a
-            class definition cannot contain one of the class names.
+        InputError: `overwrite` is false, and a file to replace was edited, or not written by mlimages; or a class
+            definition cannot contain one of the class names.
     """
     definition = class_definition_path(path)
     check_class_names(definition, class_names)

@@ -18,7 +18,7 @@ class LabelFileSummary:
         path: path of the label file.
         num_images: number of images.
         class_counts: number of images by class name.
-        is_multi_label: whether an image may have any number of classes.
+        is_multi_label: whether the label of an image is a list of classes, which may be empty, instead of one class.
     """
 
     path: Path

@@ -50,7 +50,7 @@ class LabelReader:
             self._indices.setdefault(unicodedata.normalize("NFC", name), index)
 
     def read(self, row: LabelRow) -> Label:
-        """Return the class index of a row, or its sorted class indices if they are in brackets.
+        """Return the class index of a row or, if its label is a list such as `[3,0]`, the sorted indices: `(0, 3)`.
 
         Raises:
             LabelFileError: a class is unknown, or only some lines have brackets.
@@ -84,7 +84,7 @@ class LabelReader:
 
 
 def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_lists: bool) -> None:
-    """Raise a LabelFileError that names the first row with a class name that no class of a table may have."""
+    """Raise a LabelFileError if a class name is blank, or contains a line break or another control character."""
     for row in rows:
         for name in (parse_label_list(row.label) or ()) if are_lists else [row.label]:
             if row.path and row.label and not is_valid_class_name(name):
@@ -95,14 +95,14 @@ def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_list
 
 
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
-    """Whether the numbers among the labels of a file are class names; if false, they are class indices.
+    """Whether numbers among the labels of a file, such as `7`, are class names rather than class indices.
 
-    If some numbers are not in `names`, they are indices. If all are in `names`, they are class names, unless they may
-    be indices, too: `may_be_indices` is true, and all are less than the number of names. In that case, each number
-    must be the name of the class with this index, and the result is false.
+    - If a number is not in `names`, all numbers are indices.
+    - Otherwise they are names if `may_be_indices` is false, or if a number is too large to be an index.
+    - Otherwise they may be both, so each number must be the name of the class with this index. The result is false.
 
     Raises:
-        LabelFileError: a number may be a name or an index, but of different classes.
+        LabelFileError: in the third case, a number is the name of one class and the index of another.
     """
     numbers = sorted(set(filter(is_class_index, labels)))
     if not set(numbers) <= set(names):
@@ -143,7 +143,7 @@ def _has_brackets(text: str) -> bool:
 
 
 def _reject_binary_vector(path_and_line: str, text: str, labels: Sequence[str]) -> None:
-    """Raise an error if a list contains 0 or 1 per class, rather than class indices."""
+    """Raise an error if a list is a multi-hot vector such as `[0, 1, 1]`, rather than a list of class indices."""
     if len(labels) > len(set(labels)) and set(labels) <= {"0", "1"}:
         raise LabelFileError(
             f"{path_and_line}: {text[:80]} is a list of 0 and 1 without class names: use one column per class, with "
@@ -182,14 +182,14 @@ def format_label_list(labels: Iterable[str]) -> str:
 
 
 def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[str]:
-    """Return the labels in a cell, which contains a list (`['cats', 'dogs']`), or labels with separators (`cats;dogs`).
+    """Return the labels in a cell: a list such as `['cats', 'dogs']`, text with separators such as `cats;dogs`, or one.
 
     Args:
         separator: `;`, `|` or `,`; "" if the cell contains one label.
         path_and_line: `path:line` for the error message.
 
     Raises:
-        LabelFileError: the cell is a list that cannot be parsed, or contains 0 or 1 for each class.
+        LabelFileError: the cell is a list that cannot be parsed, or a multi-hot vector such as `[0, 1, 1]`.
     """
     labels: Sequence[str] | None = parse_label_list(cell)
     if labels is None:
@@ -203,10 +203,10 @@ def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[
 
 
 def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that seem to contain several classes, by separator; those in brackets count as "brackets".
+    """Count the labels that seem to contain several classes, by separator in quotes; lists count as "brackets".
 
-    Since a class name may itself contain `|` or `,`, labels with such a separator are counted only if one of the names
-    between the separators occurs more than once.
+    A class name may itself contain `|` or `,`. Labels with such a separator are counted only if some name occurs twice
+    when all labels are split at it: `cats|dogs` is counted if another label is `dogs` or `dogs|birds`.
 
     >>> count_joined_labels(["cats", "cats;dogs", "['cats', 'dogs']"])
     {'brackets': 1, "';'": 1}

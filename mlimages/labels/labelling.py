@@ -1,4 +1,4 @@
-"""Write label files from a folder or another label file: the function of the command `label`."""
+"""Write label files from a folder or another label file, as the command `mlimages label` does."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class LabelOptions(TableOptions):
         int | None,
         Option("Keep at most N images of each class, selected at random with --seed.", "Images", metavar="N", min=1),
     ] = None
-    drop: Annotated[Path | None, Option("Exclude the images listed in the path column of this file.", "Images")] = None
+    drop: Annotated[Path | None, Option("Exclude the images that this label file or table lists.", "Images")] = None
     split: Annotated[
         tuple[float, ...], Option("Fractions of the train, val and optional test split.", is_internal=True)
     ] = ()
@@ -131,11 +131,13 @@ def make_label_files(
 ) -> tuple[LabelFileSummary, ...]:
     """Write label files from a folder or another label file, and class folders if `as_folders` is set.
 
-    For a label file as source, label files are only written if `out` or `split` is set.
+    Without `out` and `split`, a folder is labelled in `FOLDER/labels.txt`, and for a label file only class folders are
+    written.
 
     Args:
         options: the options of `mlimages label`.
-        split: function that splits the images, unless `options.group` is given.
+        split: function that splits the images. It is not used if `options.group` is set: a regular expression then
+            defines which images stay together.
         print_note: called before files are written, with each line about detected columns or classes, or about images
             that are left out.
 
@@ -143,8 +145,8 @@ def make_label_files(
         Statistics of the label file, or of the label file of each split; empty if none is written.
 
     Raises:
-        InputError: an option is out of range, the source cannot be read, or an output file exists that mlimages did not
-            write.
+        InputError: an option is out of range, the source cannot be read, or a file to replace was edited, or not
+            written by mlimages, and `options.force` is false.
     """
     check_options(options)
     source, out = as_path(options.source), options.out and as_path(options.out)
@@ -185,7 +187,7 @@ def make_label_files(
         files = _split_labels(labels, {}, options, split, print_note)
     if has_output:
         for path, file in zip(paths, files, strict=True):
-            _require_readable_output(path, file)
+            _check_output_can_be_read(path, file)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             print_note(line)
@@ -242,13 +244,14 @@ def _read_source(
     class_names = read_class_names(options.classes) if options.classes else None
 
     def merge_and_print_notes(labels: LabelFile) -> LabelFile:
+        """Return `labels`, with --multi-label after identical images are merged, and print the notes of the result."""
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
             print_note(line)
         return merged
 
     if not source.is_dir():
-        labels = LabelFile(source, class_names=class_names, options=TableOptions.from_subclass(options))
+        labels = LabelFile(source, class_names=class_names, options=TableOptions.from_options(options))
         require_images(labels)
         if labels.table is None and (missing := find_missing_images(labels)):  # a table has a note on missing images
             print_note(
@@ -275,10 +278,10 @@ def _read_source(
     return folder.labels, {name: merge_and_print_notes(part) for name, part in folder.splits.items()}
 
 
-def _require_readable_output(path: Path, labels: LabelFile) -> None:
-    """Check that the label file to write at `path` can be read again.
+def _check_output_can_be_read(path: Path, labels: LabelFile) -> None:
+    """Check, before `labels` are written to `path`, that mlimages will be able to read the file.
 
-    Its class names must be valid. In a table without class names, at least half of the images must exist.
+    Class names must be valid. A table without class names is read only if at least half of its images exist.
     """
     check_class_names(class_definition_path(path), labels.defined_class_names)
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
@@ -319,7 +322,10 @@ def _split_labels(
     split: Splitter,
     print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
-    """Return one label file per fraction of --split: by --group if it is given, else by the function `split`."""
+    """Return one label file per fraction of --split: by --group if it is given, else by the function `split`.
+
+    `assigned` gives, by image path, the split index of each image that is already split.
+    """
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)
     paths = [item.path for item in labels]

@@ -20,7 +20,7 @@ from mlimages.core import (
 from mlimages.labels.label_file import LabelFile
 
 _MAX_NAME_BYTES = 240
-"""Maximum length of a folder name; most file systems allow 255 bytes, which leaves room for a suffix such as `_2`."""
+"""Maximum length of a folder name without a suffix such as `_2`; most file systems allow 255 bytes in total."""
 
 
 def write_class_folders(
@@ -28,15 +28,16 @@ def write_class_folders(
 ) -> int:
     """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
-    If several images of a class have the same name, `_2`, `_3` ... is appended to all but the first. Existing links
-    and files of the same images are kept; with `copy`, the links that this function creates are replaced.
+    If several images of a class have the same name, `_2`, `_3` ... is appended to all but the first. Links and copies
+    that an earlier call created for the same images are kept; with `copy`, its links are replaced by copies.
 
     Args:
         labels: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
         copy: copy the images instead of linking them. Remote images and images in shards are always copied.
 
     Raises:
-        InputError: `folder` contains other files or, with `copy`, other links, or a label file is multi-label.
+        InputError: `folder` contains files that no call with these labels would create (with `copy`, also links that
+            point to the images by another path), or a label file is multi-label.
     """
     splits = {"": labels} if isinstance(labels, LabelFile) else labels
     for file in splits.values():
@@ -101,9 +102,9 @@ def _find_files(folder: Path) -> Iterator[Path]:
 
 
 def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:
-    """Whether `target` does not exist, or is a link to the image or a copy of it.
+    """Whether `target` can be written or kept: it does not exist, or is a link to the image or a copy of it.
 
-    With `copy`, links are replaced, so a link must be exactly as `_link_or_copy` creates it.
+    With `copy`, a link is replaced by a copy. It must then be one that `_link_or_copy` created, not a user's own link.
     """
     if not os.path.lexists(target):
         return True

@@ -36,7 +36,7 @@ SPLIT_NAMES_BY_ALIAS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Name of the split by alias. A folder named by an alias is not a class folder; a cell with an alias names a split."""
+"""Split names by alias: `validation` means `val`. A folder with such a name contains a split, not a class."""
 
 
 def make_path_resolver() -> Callable[[str], str]:
@@ -75,7 +75,7 @@ def fold_class_name(name: str) -> str:
 
 def list_subfolders(root: Path) -> list[Path]:
     """Return the subfolders that are not skipped, in natural order."""
-    folders = (root / name for name, is_folder in scan_folder(root) if is_folder and not is_skipped_folder(name))
+    folders = (root / name for name, is_folder in iter_entries(root) if is_folder and not is_skipped_folder(name))
     return sorted(
         (path for path in folders if not _links_to_ancestor(path, root)), key=lambda path: natural_sort_key(path.name)
     )
@@ -125,7 +125,7 @@ def _creates_cycle(path: Path, folder: Path, root: Path) -> bool:
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
     """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order."""
     for folder in walk_folders(root) if recursive else [root]:
-        names = (name for name, is_folder in scan_folder(folder) if not is_folder and is_image_name(name))
+        names = (name for name, is_folder in iter_entries(folder) if not is_folder and is_image_name(name))
         yield from (folder / name for name in sorted(names, key=natural_sort_key))
 
 
@@ -135,11 +135,11 @@ def _is_broken_link(path: Path) -> bool:
 
 def list_entry_names(folder: Path) -> list[str]:
     """Return the names of the files and subfolders in a folder."""
-    return [name for name, _ in scan_folder(folder)]
+    return [name for name, _ in iter_entries(folder)]
 
 
-def scan_folder(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Yield the name of each entry of a folder, and whether it is a folder itself."""
+def iter_entries(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each file and subfolder in a folder, and whether it is a subfolder."""
     if is_remote(folder):
         for entry in folder.fs.ls(folder.path, detail=True):  # type: ignore[attr-defined]  # mypy sees a Path
             if name := entry["name"].removeprefix(folder.path).strip("/"):  # type: ignore[attr-defined]
@@ -174,15 +174,17 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
 
 
 def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recursive: bool = True) -> list[str]:
-    """Return a line per reason with the number of skipped entries: folders by name, other files by suffix.
+    """Return a line per reason for which files or folders in `root` are skipped: `files that are not images: 2 .txt`.
 
     Args:
-        is_class_folder: whether `root` is a class folder, in which files that are not images are counted, too.
-        recursive: whether the entries of subfolders are counted, too.
+        root: the folder.
+        is_class_folder: whether `root` itself contains the images of a class. If not, files in it that are not images
+            are not reported; those in its subfolders are.
+        recursive: whether the contents of subfolders are reported, too.
     """
     skipped: Counter[tuple[str, str]] = Counter()
     for folder in walk_folders(root) if recursive else [root]:
-        for name, is_folder in scan_folder(folder):
+        for name, is_folder in iter_entries(folder):
             if not is_valid_name(name) and is_folder:
                 skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
             elif not is_valid_name(name):

@@ -1,7 +1,7 @@
 """Read images in tar shards (WebDataset) like images in class folders.
 
-Shards are only appended to, so the manifest beside them lists the images that are valid, and their classes. Without a
-manifest, an image belongs to the class of its folder in the shard: `cats/0001.jpg`.
+Images are never removed from a shard, so some may no longer be valid. The manifest beside the shards lists the valid
+images and their classes. Without a manifest, an image belongs to the class of its folder in the shard: `cats/0001.jpg`.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ class SplitColumn:
     Attributes:
         index: index of the column.
         name: its name; `column 3` if it has none.
-        splits: the split (train, val or test) by the text of a cell in lower case.
-        other_values: the other cells in lower case, such as "unassigned"; "" for blank cells.
+        splits: train, val or test for each cell text that names a split, in lower case: `{"training": "train"}`.
+        other_values: the cell texts that name no split, in lower case, such as "unassigned"; "" for blank cells.
     """
 
     index: int
@@ -87,11 +87,11 @@ def _make_split_column(index: int, name: str, values: Collection[str]) -> SplitC
 
 
 def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, str]:
-    """Return, by the text of a cell, the split that it stands for; texts that name no split are left out.
+    """Return the split that each cell text stands for; texts that name no split are left out.
 
-    If some texts are names such as train, only these count. Otherwise, if all texts are 0, 1, false, true or blank, 0
-    and false mean train, and 1 and true mean val (in a column `is_train`, the reverse). In a column `fold`, they name
-    no splits.
+    - If some texts are names such as train or validation, only these stand for splits.
+    - Otherwise, if all texts are 0, 1, false, true or blank: 0 and false mean train, 1 and true mean val. In a column
+      `is_train`, it is the other way round. In a column `fold`, where 0 and 1 number folds, they mean nothing.
     """
     if names := {value: SPLIT_NAMES_BY_ALIAS[value] for value in values if value in SPLIT_NAMES_BY_ALIAS}:
         return names

@@ -23,7 +23,15 @@ def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile
 def describe_stale_split_files(
     split_files: Mapping[Path, LabelFile], labels: LabelFile, paths: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a line about each label file of an earlier split whose images are now split into `paths` instead."""
+    """Yield a line about each split file that a new split does not replace, although it splits the same images.
+
+    This happens to NAME_test if a split in three is followed by a split in two.
+
+    Args:
+        split_files: label files of the earlier split, by path.
+        labels: the images of the new split.
+        paths: paths of the label files of the new split.
+    """
     names = " and ".join(path.name for path in paths)
     for path in split_files.keys() - set(paths):
         with suppress(InputError):  # an unreadable file lists no images

@@ -1,4 +1,11 @@
-"""Split label files: stratified by class, by a hash of the random seed, and stable when images are added."""
+"""Split label files: stratified by class, reproducible from a random seed, and stable when images are added.
+
+1. Images that must stay together form a group; every other image is a group of its own.
+2. The groups of each class are put in a random order: that of a hash of the seed and an identifier.
+3. For each split but the last, this order is cut: groups after the cut belong to later splits.
+4. A group that contains the cut is before or after it by chance (`ImageGroup.rounding_offset`).
+5. If a split then has too many or too few images, the groups nearest to the cut change sides.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +32,9 @@ class ImageGroup:
 
     Attributes:
         image_indices: indices of the images in the list that is split.
-        fractional_rank: number of images before the group in the random order of its class, divided by the mean size of
-            the other groups of the class.
-        rounding_offset: random number in [0, 1) that is the same for all groups of a class. It decides whether the
-            number of groups of the class in a split is rounded up or down.
+        fractional_rank: about the number of groups before this one in the order of its class: the number of images
+            before it, divided by the mean size of the other groups of the class.
+        rounding_offset: random number in [0, 1) per class; decides whether a group that contains a cut is after it.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """
@@ -40,12 +46,11 @@ class ImageGroup:
     is_majority: bool = False
 
     def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
-        """Return a key that sorts groups by their position relative to a cut in the order of their class.
+        """Return a key that sorts the groups after a cut first, and those before it last.
 
-        The first element is -1 for a group after the cut, 0 for the group that contains the cut, and 1 for a group
-        before it. A group counts as after the cut if its key is at most `(0, 0.0)`: for the group that contains the
-        cut, `rounding_offset` decides. If `is_majority`, the first element is 2: the group comes last and stays in the
-        first split, since otherwise few images, or none, would be left to train on.
+        The cut is at the fraction `fraction_before_cut` of the class. The first element is -1 for a group after it, 0
+        for the group that contains it, and 1 for a group before it. Keys up to `(0, 0.0)` count as after the cut. A
+        majority group has 2: it stays in the first split, since else few images, or none, would be left to train on.
         """
         if self.is_majority:
             return 2, 0.0
@@ -65,25 +70,22 @@ def split(
 ) -> list[list[LabeledPath]]:
     """Split `items` in the proportions `fractions`, stratified by class; the order of the images is kept.
 
-    The groups of a class are ordered by a hash of the seed and the group's identifier, and this order is cut at the
-    fractions. Over all seeds, a group of any size is in a split with a probability equal to the fraction of that split.
-    Adding an image moves about one other image to another split, and the result is the same on every machine. Each
-    split deviates from its fraction by at most one group, both in total and in each class; a group of several classes
-    counts for the most frequent of them. One exception: if a group has more than half of the images of a class, it is
-    in the first split, where the fractions permit.
+    The result is the same on every machine. Adding an image moves about one other image to another split. Over all
+    seeds, a group of any size is in a split with a probability equal to the fraction of that split. Each split deviates
+    from its fraction by at most one group, in total and in each class. One exception: a group with more than half of
+    the images of a class is in the first split, where the fractions permit.
 
-    An image with several classes counts for the rarest class, so that each class is split in these proportions
-    (compare the iterative stratification of https://doi.org/10.1007/978-3-642-23808-6_10).
+    An image with several classes counts for its rarest class (compare the iterative stratification of
+    https://doi.org/10.1007/978-3-642-23808-6_10), and a group of images of several classes for the most frequent one.
 
     Args:
         items: the images.
         fractions: fraction of the images in each split; they add up to 1.
         seed: random seed.
         class_names: class names by class index.
-        groups: a value by image path; images with the same value stay in one split, and an image without a
-            value is a group of its own.
-        contents: by image path, the text that identifies the image in this hash; by default the path below the class
-            folder, or below the folder that contains all images.
+        groups: a value by image path; images with the same value stay in one split, others are groups of their own.
+        contents: by image path, the text whose hash orders the images; by default the path from the class folder on
+            (`cats/1.jpg`), or below the folder that contains all images.
         assigned: by image path, the index of the split of each image that is already split. All images of its group are
             put in that split, and the other images are split in the proportions `fractions`. The index
             `len(fractions)` means no split: the image and its group are left out.
@@ -193,9 +195,9 @@ def check_fractions(fractions: Sequence[float]) -> None:
 
 
 def group_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
-    """Group paths by the match of a regular expression, or of its first group; return the matches by path.
+    """Return, by path, the text that a regular expression matches, or that of its first capture group if it has one.
 
-    Paths that do not match are left out.
+    Images with the same text stay together. Paths that do not match are left out.
 
     Raises:
         InputError: the regular expression is invalid.
@@ -230,7 +232,7 @@ def _map_indices_to_names(items: Iterable[LabeledPath], class_names: Sequence[st
 
 
 def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
-    """Return the deepest folder that contains all images, regardless of the label file; None if there is none."""
+    """Return the deepest folder that contains all images; None if there are no images, or no common folder."""
     folders = {item.path.parent for item in items}
     texts = [str(path) if is_remote(path) else os.path.abspath(path) for path in folders]  # noqa: PTH100
     try:
@@ -240,7 +242,7 @@ def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
 
 
 def _make_image_id(path: Path, class_name: str, root: Path | None) -> str:
-    """Return an identifier: `cats/a/1.jpg` for `photos/cats/a/1.jpg` of the class cats, if `root` is `photos`."""
+    """Return the path from the class folder on (`cats/1.jpg`); without that folder, CLASS/ and the path in `root`."""
     whole = f"/{path.as_posix()}"
     if (start := whole.rfind(f"/{class_name}/")) >= 0:
         return whole[start + 1 :]
@@ -289,7 +291,7 @@ def _order_groups(
 
 
 def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return the `ImageGroup.rounding_offset` of each class: random but evenly spread, so that they balance out."""
+    """Return `ImageGroup.rounding_offset` of each class: random, but evenly spread, so that rounding balances out."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
@@ -299,8 +301,8 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
 def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
     """Yield the groups of a class with their ranks, given pairs (image indices, `is_majority`) in random order.
 
-    Over all orders, `fractional_rank` is uniformly distributed for groups of any size. If it were simply the number of
-    images before, large groups would hardly ever be in a small split. Groups with `is_majority` always come first.
+    Groups with `is_majority` are moved to the front. Dividing by the mean size of the other groups gives a large group
+    the same chance to be in a small split as other groups; with the number of images as rank, it would rarely be there.
     """
     before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
     for indices, is_majority in sorted(groups, key=lambda group: not group[1]):
@@ -316,7 +318,7 @@ def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
 
 
 def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[float]) -> Iterable[list[ImageGroup]]:
-    """Yield the groups that are not in the first split, then those that are not in the first two, and so on."""
+    """Yield, for each split but the last, the groups that belong to later splits."""
     largest = max((len(group.image_indices) for group in groups), default=0)
     total = sum(len(group.image_indices) for group in groups)
     later, excess, fraction_before_cut = list(groups), 0.0, 0.0
@@ -332,10 +334,9 @@ def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[
 def _select_groups_after_cut(
     groups: Iterable[ImageGroup], fraction_before_cut: float, min_images: float, max_images: float
 ) -> list[ImageGroup]:
-    """Return the groups after a cut that leaves the fraction `fraction_before_cut` of each class before it.
+    """Return the groups after the cut at the fraction `fraction_before_cut` of each class.
 
-    If their number of images is not between `min_images` and `max_images`, groups are added or removed, those nearest
-    to the cut first.
+    If they have fewer than `min_images` or more than `max_images`, the groups nearest to the cut are added or removed.
     """
     ordered = sorted(groups, key=lambda group: group.get_sort_key(fraction_before_cut))
     count = sum(group.get_sort_key(fraction_before_cut) <= (0, 0.0) for group in ordered)

@@ -44,6 +44,12 @@ MAX_IMAGE_FOLDERS = 20
 def detect_table(path: Path, folder: Path, options: TableOptions) -> Table:
     """Detect the columns of a table and the folder of its images.
 
+    Args:
+        path: path of the table.
+        folder: folder that the paths are relative to, unless `options.images` is set. If fewer than half of the images
+            exist there, its subfolders are tried.
+        options: the options of the user, which take precedence over detection.
+
     Raises:
         LabelFileError: the table cannot be read, or no columns match.
     """
@@ -73,9 +79,14 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageLocation:
-    """Where the images of a table are; `suffix` and `strip_components` are those of `Table`.
+    """A way to find the images of a table.
 
-    `existing_fraction` is the fraction of the table's first rows whose images exist there.
+    Attributes:
+        existing_fraction: fraction of the table's first rows whose images are found in this way.
+        path_column: index of the path column.
+        folder: folder that the paths are relative to.
+        suffix: suffix to append to each path; "" for none.
+        strip_components: number of parent folders to strip from each path.
     """
 
     existing_fraction: float
@@ -87,9 +98,9 @@ class _ImageLocation:
 
 @dataclass(frozen=True)
 class _TableSample:
-    """The first rows of a table, including a header, read with one delimiter.
+    """The first rows of a table, including a header, split at one of the possible delimiters.
 
-    The paths are relative to `folder` or, if fewer than half of the images exist there, to one of its subfolders.
+    `folder` and `options` are those of `detect_table`, with `options.images` as `folder` if it is set.
     """
 
     path: Path
@@ -146,6 +157,7 @@ class _TableSample:
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_path_column(self, column: int) -> int:
+        """Return the rank of a column among the possible path columns, by its name: 0 is the best."""
         return rank_path_column(self.normalized_column_names[column]) if self.normalized_column_names else 0
 
     @cached_property
@@ -204,20 +216,20 @@ class _TableSample:
     @cached_property
     def _split_column_and_notes(self) -> tuple[SplitColumn | None, tuple[str, ...]]:
         """The result of `find_split_column`."""
-        labels, columns = self._find_named_label_columns(), self._find_possible_split_columns()
+        labels, columns = self._find_named_label_columns(), self._find_split_column_indices()
         names = {n: self.first_row[n] if self.has_header else f"column {n + 1}" for n in columns if n not in labels}
-        return find_split_column(self.path, names, self._iter_regular_rows)
+        return find_split_column(self.path, names, self._iter_regular_records)
 
-    def _iter_regular_rows(self) -> Iterator[Record]:
-        """Return an iterator over all regular rows; the first ones are not enough if a table is sorted by split."""
+    def _iter_regular_records(self) -> Iterator[Record]:
+        """Return an iterator over all rows of the file below the header, except irregular rows (see `is_irregular`)."""
         rows, names = islice(read_records(self.path, self.delimiter), int(self.has_header), None), self._column_names
         return (row for row in rows if not is_irregular(row, names))
 
-    def _find_possible_split_columns(self) -> list[int]:
-        """Return the indices of the columns with the name of a split column.
+    def _find_split_column_indices(self) -> list[int]:
+        """Return the indices of the columns whose name is in `SPLIT_COLUMN_NAMES`, such as `split`.
 
-        Without a header, the table must have at least three columns, and the first cell must be a name such as train,
-        since 0 and 1 may be classes.
+        Without a header, return the columns whose first cell is a name such as train, if there are at least three
+        columns. First cells of 0 or 1 do not count, since they may be classes.
         """
         names = self.normalized_column_names
         if self.has_header:
@@ -277,13 +289,16 @@ class _TableSample:
         return binary if is_valid else ()
 
     def _find_binary_columns(self, columns: Sequence[int], *, multi_label: bool) -> tuple[int, ...]:
-        """Return the columns of a table with a header that contain only 0 and 1."""
+        """Return the indices of those of `columns` that contain only 0 and 1; none if there is no header.
+
+        With `multi_label`, missing values such as -1 are ignored.
+        """
         rows = self.records[1:] if self.has_header else []
         return tuple(c for c in columns if are_binary_cells([row.get_cell(c) for row in rows], multi_label=multi_label))
 
     @property
     def _may_have_header(self) -> bool:
-        """Whether the first row may contain column names; if not, the options select columns only by number."""
+        """Whether the first row may contain column names; if not, --path-column and --label-column must be numbers."""
         return self.delimiter != ANY_WHITESPACE and not any(
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )

@@ -46,8 +46,8 @@ class TableOptions:
     ] = False  # fmt: skip
 
     @classmethod
-    def from_subclass(cls, options: TableOptions) -> Self:
-        """Return a `TableOptions` with the values of `options`, an instance of a subclass such as `LabelOptions`."""
+    def from_options(cls, options: TableOptions) -> Self:
+        """Return only the table options among `options`, such as an instance of `LabelOptions`."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(TableOptions)})
 
     @property

@@ -19,9 +19,13 @@ def get_relative_path(cell: str, strip_components: int) -> str:
 
 
 def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: str) -> str:
-    """Return the path in a cell as `get_relative_path` does, relative to `folder` and without `suffix`.
+    """Return the path in a cell as `get_relative_path` does; strip white space if the image exists only without it.
 
-    If the image exists only without the white space around the path, this is stripped.
+    Args:
+        cell: the cell.
+        strip_components: number of folders to strip from the path.
+        folder: folder that the path is relative to.
+        suffix: suffix to append to the path to find the image; not part of the result.
     """
     name, bare = get_relative_path(cell, strip_components), cell.strip()
     if cell == bare or is_remote(folder) or is_file_or_member(join_relative_path(folder, name + suffix)):

@@ -44,16 +44,16 @@ class Table:
         delimiter: delimiter of the cells.
         column_names: names from the header; "" for each column if there is no header.
         path_column_index: index of the path column.
-        label_column_indices: indices of the label columns; there are none with `class_from`.
+        label_column_indices: indices of the label columns; empty if `class_from` is set.
         suffix: suffix to append to each path.
         class_from: regular expression whose match in the path is the label; "" to read label columns.
         has_header: whether the first row contains the column names.
         strip_components: number of parent folders to strip from each path.
         split_column: the column with the split of each row (train, val, test), if there is one.
-        has_label_lists: whether the label of a row is a JSON list of any number of classes.
+        has_label_lists: whether each label in `rows` is a list of any number of classes, such as `["cats", "dogs"]`.
         has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
-        merges_rows: whether rows of the same image are merged.
-        unused_column_notes: a line about each column that has the name of a split column, but is not used as one.
+        merges_rows: whether rows of the same image are merged into one with all classes.
+        unused_column_notes: a line about each column that is named as for splits, but contains fewer than two.
     """
 
     path: Path
@@ -73,7 +73,10 @@ class Table:
     unused_column_notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[LabelRow]:
-        """Return an iterator over the rows, except those without a path or without a label."""
+        """Return an iterator over the rows with a path, a label and, if there is a split column, a split.
+
+        If `merges_rows`, there is one row per image and split.
+        """
         if self.merges_rows:
             return (row for row, _ in self._merged_rows)
         return (row for row in self._iter_all_rows() if row.path and row.label)
@@ -105,15 +108,15 @@ class Table:
             yield LabelRow(record.line_number, path, label)
 
     def _iter_records(self) -> Iterator[Record]:
-        """Return an iterator over the regular rows; if there is a column of splits, only over those with a split."""
+        """Return an iterator over the regular records; if there is a split column, only over those with a split."""
         column = self.split_column
-        return (record for record in self._iter_regular_rows() if column is None or column.get_split(record))
+        return (record for record in self._iter_regular_records() if column is None or column.get_split(record))
 
-    def _iter_regular_rows(self) -> Iterator[Record]:
-        """Return an iterator over the rows below the header, except irregular rows (see `is_irregular`)."""
-        return (record for record in self._iter_rows_below_header() if not is_irregular(record, self.column_names))
+    def _iter_regular_records(self) -> Iterator[Record]:
+        """Return an iterator over the records below the header, except irregular ones (see `is_irregular`)."""
+        return (record for record in self._iter_records_below_header() if not is_irregular(record, self.column_names))
 
-    def _iter_rows_below_header(self) -> Iterator[Record]:
+    def _iter_records_below_header(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.delimiter), int(self.has_header), None)
 
     def _read_label(self, record: Record) -> str:
@@ -127,7 +130,7 @@ class Table:
         return names[0] if len(names) == 1 else ""
 
     def _read_label_list(self, cells: Sequence[str], line_number: int) -> str:
-        """Return the classes of a row as a JSON list; "" if its cells are blank, or invalid in a one-hot column."""
+        """Return the classes in label cells as a JSON list; "" if all are blank, or if a one-hot cell is not 0 or 1."""
         if self._is_one_hot:
             is_valid = any(cells) and all(is_binary_cell(cell or "0") for cell in cells)
             return format_label_list(self._find_one_hot_names(cells)) if is_valid else ""
@@ -146,6 +149,7 @@ class Table:
 
     @cached_property
     def _has_blank_labels(self) -> bool:
+        """Whether any label cell is blank."""
         return any(not record.get_cell(i).strip() for record in self._iter_records() for i in self.label_column_indices)
 
     @cached_property
@@ -158,7 +162,7 @@ class Table:
 
     @cached_property
     def _skips_label_lists(self) -> bool:
-        """Whether rows with a list of classes are skipped, as in a JSON or XML file read with one class per image."""
+        """Whether rows with a list of classes are skipped: in a JSON or XML file read with one class per image."""
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
@@ -175,13 +179,13 @@ class Table:
 
     @property
     def has_class_indices(self) -> bool:
-        """Whether the labels are class indices (`path index` lines) rather than names."""
+        """Whether the rows are `path index` lines, such as `a.jpg 3`, so that all labels are class indices."""
         has_path_label_lines = self.delimiter == LAST_WHITESPACE and not self.class_from
         return has_path_label_lines and all(map(is_class_index, self.statistics.distinct_labels))
 
     @property
-    def may_have_indices(self) -> bool:
-        """Whether labels may be class indices: in `path index` lines, or in the columns that mlimages writes."""
+    def may_have_class_indices(self) -> bool:
+        """Whether numbers may be class indices: in `path index` lines, or in a table of the columns path and label."""
         return self.has_class_indices or self.has_standard_columns
 
     @cached_property
@@ -241,13 +245,14 @@ class Table:
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
         rows = [f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)}){hint}"] * bool(numbers)
-        if self.split_column and (text := self.split_column.describe_rows_without_split(self._iter_regular_rows())):
+        if self.split_column and (text := self.split_column.describe_rows_without_split(self._iter_regular_records())):
             rows.append(text)
         return (*self._irregular_row_notes, *(f"{self.path}: left out: {text}" for text in rows))
 
     @cached_property
     def _irregular_row_notes(self) -> tuple[str, ...]:
-        return describe_irregular_rows(self.path, self._iter_rows_below_header(), self.column_names)
+        """A line per kind of irregular rows, such as repeated headers; raises an error if most have too many cells."""
+        return describe_irregular_rows(self.path, self._iter_records_below_header(), self.column_names)
 
     @property
     def multiple_classes_notes(self) -> tuple[str, ...]:
@@ -289,7 +294,7 @@ class Table:
         return name if name.startswith("column ") else f"column {name}"
 
     def require_images(self) -> None:
-        """Check that at least half of the images exist, that most rows have a label, and that the classes have names.
+        """Check that at least half of the images exist, that most rows have a label, and that class names are valid.
 
         Raises:
             LabelFileError: fewer than half of the images exist, at least half of the rows have no path or label, or a

@@ -117,7 +117,7 @@ class TorchvisionArchitecture(Architecture):
         return Preprocessing(image_property, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
     def _find_weights_entry(self, weights: str) -> Any:
-        """Return the entry of torchvision's weights enum whose preprocessing the weights expect."""
+        """Return the entry of torchvision's weights enum, such as IMAGENET1K_V2, whose preprocessing fits `weights`."""
         # `default` is the newest recipe; other files mostly use the first one (256 -> 224).
         entries = torchvision_models.get_model_weights(self.name)
         return entries.DEFAULT if weights == "default" else next(iter(entries))

@@ -20,8 +20,8 @@ class BuiltinNet:
     """A built-in network and the preprocessing that it is designed for.
 
     Attributes:
-        make_layers: function of `(num_classes, channels, size)` that returns the named layers, with random weights;
-            `size` is the image's height and width in pixels, and is not checked.
+        make_layers: function of `(num_classes, channels, size)` that returns the named layers, with random weights.
+            `size` is the image's height and width in pixels; invalid sizes are not rejected.
         preprocessing: preprocessing of the images.
     """
 
@@ -123,11 +123,13 @@ def _make_alexnet(num_classes: int, channels: int, *, groups: int, lrn_alpha: fl
 
 
 def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
+    """AlexNet of 2012 without channel groups."""
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
     return _make_alexnet(num_classes, channels, groups=1, lrn_alpha=5e-4, lrn_k=2.0)
 
 
 def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
+    """AlexNet as in Caffe, with two channel groups."""
     # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
     return _make_alexnet(num_classes, channels, groups=2, lrn_alpha=1e-4, lrn_k=1.0)
 
@@ -138,7 +140,7 @@ def _make_preprocessing(size_px: int, normalization: Normalization | None = None
 
 _IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406))
 _CAFFE_NORMALIZATION = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
-"""The channel means of Caffe's ilsvrc_2012_mean.npy, in RGB order."""
+"""As in Caffe: BGR input minus the channel means of ilsvrc_2012_mean.npy, which `mean` lists in RGB order."""
 
 BUILTIN_NETS = {
     "alex": BuiltinNet(_make_alex, _make_preprocessing(227, _IMAGENET_NORMALIZATION, shorter_px=256)),

@@ -22,13 +22,13 @@ _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.
 
 @dataclass(frozen=True, slots=True)
 class CutPoint:
-    """A point at which a network can be cut.
+    """A point between two layers of a network, up to which it can be frozen, and the features there.
 
     Attributes:
-        last_layer: alias or module path of the last layer or stage before the cut, a value that `freeze` accepts.
-        next_layer: module path of the next layer with weights that is not a normalization layer. The features are its
-            pooled input.
-        num_features: number of features after pooling.
+        last_layer: alias or module path of the last layer or stage before the point; `freeze` accepts it.
+        next_layer: module path of the next layer with weights, other than normalization layers. The features are its
+            input, averaged over positions (see `find_cut_points`).
+        num_features: number of features.
 
     Examples:
         >>> from mlimages.networks import build_model, find_cut_points
@@ -46,8 +46,9 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     """Return the cut points in order of execution.
 
     The network can be cut after each layer with an alias (conv1 ... fc7) or, if it has no aliases, after each stage.
-    The features at a cut point are the pooled input of the next layer with weights, that is, they are computed after
-    activation, pooling and normalization.
+    The features are the input of the next layer with weights, so that activation, pooling and normalization come first.
+    A feature map is averaged over height and width, and tokens are averaged. A flattened input is used unchanged, such
+    as the 16 * 5 * 5 = 400 features below, which fc3 gets.
 
     Raises:
         ModelError: the network has a single layer.
@@ -192,8 +193,7 @@ def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
     """Run the network; return its leaf modules in order of execution, and the number of input channels by path.
 
-    The numbers of channels leave out modules without parameters, and modules whose number of input rows is not
-    proportional to the number of images.
+    The second value contains only modules with parameters that get twice as many rows for two images as for one.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

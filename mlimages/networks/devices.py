@@ -63,7 +63,7 @@ def find_float32_precision(device: torch.device) -> str:
 def to_channels_last(tensor: Tensor) -> Tensor:
     """Return a tensor `(N, C, H, W)` in channels-last memory format, which is faster; return other tensors unchanged.
 
-    Dropout masks depend on the memory format, so all inputs must have the same format.
+    Convert all inputs of a network or none: with the same random seed, dropout masks differ between memory formats.
 
     Examples:
         >>> import torch

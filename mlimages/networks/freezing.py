@@ -57,9 +57,9 @@ class FrozenLayers:
 
 
 def freeze(model: Model, upto: str = "head") -> FrozenLayers:
-    """Freeze every layer up to and including `upto`, in order of execution.
+    """Freeze every layer up to and including `upto` or, for `head`, every layer except the classifier.
 
-    If the network cannot be traced, the order is that in which its layers are defined.
+    The layers are in order of execution or, if the network cannot be traced, in the order in which they are defined.
 
     Frozen parameters require no gradient. Frozen modules, such as batch norm and dropout, stay in eval mode even after
     `.train()`. So does every batch norm of a pretrained network: its scale and shift may be trained, but
@@ -68,8 +68,7 @@ def freeze(model: Model, upto: str = "head") -> FrozenLayers:
 
     Args:
         model: a model, whose network is changed in place.
-        upto: a module path or a layer alias (conv1 ... fc7); `head` freezes everything but the classifier,
-            and `none` freezes nothing.
+        upto: a module path or a layer alias (conv1 ... fc7), `head`, or `none` to freeze nothing.
 
     Raises:
         ModelError: there is no such layer, or no layer would be left to train.
@@ -104,9 +103,9 @@ def _stay_in_eval_mode(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, up to and including a layer.
+    """Return the layers up to and including `layer_name`, by the names that `_list_layers` returns.
 
-    For `head`, return those of all layers except the classifiers, even of layers that the forward pass does not use.
+    For `head`, return all layers except the classifiers, even layers that the forward pass does not use.
     """
     if layer_name == "none":
         return set()
@@ -121,10 +120,7 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
 
 
 def _order_layers(network: nn.Module) -> list[str]:
-    """Return the paths of leaf modules, and the names of tensors outside them, in order of execution.
-
-    If the network cannot be traced, return `_list_layers`, whose order is that of definition.
-    """
+    """Return the layers that `_list_layers` returns, but in order of execution if the network can be traced."""
     graph = trace(network)
     if graph is None:
         return _list_layers(network)
@@ -132,7 +128,10 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 
 def _list_layers(network: nn.Module) -> list[str]:
-    """Return the paths of leaf modules, and the names of parameters outside them, in order of definition."""
+    """Return the layers in order of definition.
+
+    A layer is the path of a leaf module (`conv1`), or the name of a parameter of another module (`cls_token`).
+    """
     names: list[str] = []
     for path, module in network.named_modules():
         if path and not list(module.children()):
@@ -143,7 +142,7 @@ def _list_layers(network: nn.Module) -> list[str]:
 
 
 def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
-    """Return whether `layers` contains a module, or all of its children and own parameters."""
+    """Return whether a module is frozen: it is one of the frozen `layers`, is part of one, or consists only of them."""
     if is_in_modules(path, layers):
         return True
     children = list(module.named_children())
@@ -199,8 +198,8 @@ def is_stochastic(module: nn.Module) -> bool:
 def trace(network: nn.Module) -> fx.Graph | None:
     """Return the graph of a network in eval mode, with nodes in order of execution; None if it cannot be traced.
 
-    A copy that shares the tensors is traced, since some networks store results of their forward pass in attributes.
-    Constants that the forward pass creates become attributes of `network`, to which the graph refers.
+    A copy that shares the tensors is traced, so that the forward pass cannot change attributes of `network`. Only
+    constants that the forward pass creates are added to `network` as attributes, since the graph refers to them.
     """
     traced, base = copy_with_shared_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.

@@ -24,14 +24,14 @@ def check_input_size(
     """Check that a network accepts images of this size.
 
     The check is a forward pass on the meta device, which computes only shapes. If the network fails there even at its
-    default size, its code depends on the values of tensors, and it is checked on the CPU instead.
+    default size, it is checked on the CPU, since its code must depend on the values of tensors.
 
     Args:
         build_network: builds the network for images of a size.
         name: name of the network, for the error message.
         image_property: size and channels of the images.
-        default_image_property: size and channels that the network is designed for; this size is suggested if the search
-            finds no valid size.
+        default_image_property: size and channels that the network is designed for. The error message suggests this size
+            if no other valid size is found.
 
     Raises:
         ModelError: the forward pass fails. The message names the layer, if it can be determined. It also suggests
@@ -115,11 +115,12 @@ def _explain_layer_error(path: str, module: nn.Module, input_shape: tuple[int, .
 
 
 def get_window(module: nn.Module) -> Window | None:
-    """Return the window of a convolution or pooling layer along the width; None for other layers."""
+    """Return kernel size, stride and padding along the width of a convolution or pooling layer; None for others."""
     if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return None
 
     def get_width(size_or_sizes: Any) -> Any:
+        """Return the width of `(height, width)`; a single value is both."""
         return size_or_sizes[-1] if isinstance(size_or_sizes, tuple | list) else size_or_sizes
 
     size = get_width(getattr(module, "dilation", 1)) * (get_width(module.kernel_size) - 1) + 1

@@ -27,13 +27,13 @@ class LowerLayersHead(nn.Linear):
     """Linear layer without bias on the pooled outputs of lower layers; its weight is initialized to zero.
 
     Args:
-        widths: number of features of each lower layer, in the order of execution.
+        layer_features: number of features of each lower layer, in the order of execution.
         num_classes: number of logits.
     """
 
-    def __init__(self, widths: Sequence[int], num_classes: int) -> None:
-        super().__init__(sum(widths), num_classes, bias=False)
-        self.widths = tuple(widths)
+    def __init__(self, layer_features: Sequence[int], num_classes: int) -> None:
+        super().__init__(sum(layer_features), num_classes, bias=False)
+        self.layer_features = tuple(layer_features)
         nn.init.zeros_(self.weight)
 
 
@@ -47,15 +47,16 @@ def find_lower_layers_head(network: nn.Module) -> LowerLayersHead | None:
 
 
 def add_lower_layers_head(model: Model) -> Model | None:
-    """Return the model with a second linear head on the pooled outputs at its cut points.
+    """Return the model with a second linear head on the outputs of its lower layers, averaged over positions.
 
-    The last cut point is left out: its features are the input of the head. The logits of both heads are added. Layers
-    and tensors are shared with `model`; the state dict has the additional tensor `depths.weight` `(classes, D)`. Based
-    on Head2Toe (U. Evci et al., ICML 2022, arXiv 2201.03529).
+    The lower layers are those before each cut point (`find_cut_points`) but the last, which is the input of the first
+    head. The logits of both heads are added. The new model shares layers and tensors with `model`; its state dict has
+    one more tensor, `depths.weight` `(classes, D)` for D features. Based on Head2Toe (U. Evci et al., ICML 2022,
+    arXiv 2201.03529).
 
     Returns:
-        The new model, or None if the network cannot be traced, has a module `depths` of its own, or has no cut point
-        below the input of its head.
+        The new model; None if the network cannot be traced, already has a module `depths`, or has only the last cut
+        point.
 
     Examples:
         >>> import torch
@@ -90,7 +91,8 @@ def add_lower_layers_head(model: Model) -> Model | None:
                 taps.setdefault(maps, positions[_count_dims(maps)])
     if not taps:
         return None
-    widths = [node.meta["val"].mean(dim).shape[1] if dim else node.meta["val"].shape[1] for node, dim in taps.items()]
+    outputs = [(node.meta["val"], dim) for node, dim in taps.items()]
+    layer_features = [output.mean(dim).shape[1] if dim else output.shape[1] for output, dim in outputs]
     head: Any = model.network.get_submodule(model.head)
     classes = head.out_channels if isinstance(head, nn.Conv2d) else head.out_features
     logits = graph.output_node().all_input_nodes[0]
@@ -100,7 +102,8 @@ def add_lower_layers_head(model: Model) -> Model | None:
         graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
     root = nn.Module()
     root.__dict__.update(model.network.__dict__)
-    root._modules = {**model.network._modules, LOWER_HEAD_PATH: LowerLayersHead(widths, classes).to(parameter.device)}
+    lower_head = LowerLayersHead(layer_features, classes).to(parameter.device)
+    root._modules = {**model.network._modules, LOWER_HEAD_PATH: lower_head}
     network = fx.GraphModule(root, graph)
     paths = {path for path, _ in network.named_modules(remove_duplicate=False)}
     for path, module in model.network.named_modules():

@@ -30,14 +30,14 @@ class Model:
 
     Attributes:
         name: the name that `build_model` accepts, or the class name of a custom network.
-        network: maps float32 `(N, C, H, W)`, the output of `Normalize`, to logits `(N, classes)`; in eval mode.
+        network: maps normalized images, float32 `(N, C, H, W)`, to logits `(N, classes)`; in eval mode.
         library: the package that implements the network, with its version. For a custom network, its Python module and
             a hash of its `repr`.
         preprocessing: the preprocessing that the weights expect, with the chosen size, resize and grayscale.
         heads: module paths of the classifiers: the last layer, or several parallel layers (DeiT, LeViT).
         layer_aliases: module paths of the layers of AlexNet and VGG by their common names (conv1 ... fc8).
-        pretrained: whether the weights come from a file or from the library.
-        has_published_weights: whether pretrained weights are published.
+        pretrained: whether the weights of this model are pretrained, from a file or from the library, and not random.
+        has_published_weights: whether the library offers pretrained weights for the network, used here or not.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Model:
     def zero_other_heads(self) -> None:
         """Set the parameters of all classifiers but the first to zero.
 
-        Networks add or average the outputs of their classifiers, so that only the first one then has an effect.
+        The network adds or averages the outputs of its classifiers: afterwards, its logits depend only on the first.
         """
         for head in self.heads[1:]:
             for parameter in self.network.get_submodule(head).parameters():
@@ -179,14 +179,14 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classe
 
 
 def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
-    """Return `weights` and `freeze` with the values `default` and `auto` resolved for a network.
+    """Return `weights` and `freeze`, with automatic values replaced by those for this network.
 
     If the network has no pretrained weights, `weights="default"` becomes `none`. Then, `freeze="auto"` becomes `none`
-    if `weights` is `none`, and `head` otherwise.
+    if `weights` is `none`, and `head` otherwise. Other values are returned unchanged.
 
     Raises:
-        ModelError: there is no such network; or `weights` is `none` and `freeze` is `auto`, although the network has
-            pretrained weights.
+        ModelError: there is no such network; or it has pretrained weights, but the arguments are `weights="none"` and
+            `freeze="auto"`.
 
     Examples:
         >>> from mlimages.networks import resolve_weights_and_freeze
@@ -234,8 +234,8 @@ def _count_outputs(module: nn.Module) -> int | None:
 def find_layer_aliases(network: nn.Module) -> dict[str, str]:
     """Return the module paths of the layers of AlexNet and VGG by their common names (conv1, conv3_2, fc7).
 
-    A batch norm belongs to the convolution before it; `conv3` is the last layer of VGG's third block. Other networks
-    have no such names.
+    If a batch norm follows a convolution, the path is that of the batch norm. `conv3` is the last layer of VGG's third
+    block. For other networks, the result is empty; the modules of built-in networks already have such names.
 
     Examples:
         >>> from mlimages.networks import build_model, find_layer_aliases

@@ -1,4 +1,4 @@
-"""Normalization of pixels: the first layer of the network in training, and of an exported file with preprocessing."""
+"""Normalization of pixels by a layer before the network, in training and in exported files with preprocessing."""
 
 from __future__ import annotations
 

@@ -43,9 +43,10 @@ def split_network(network: nn.Module, frozen_layers: FrozenLayers, example_input
     """Split a network after its last frozen layer; return None if no layer is frozen, or if it cannot be split.
 
     A network cannot be split if it cannot be traced, or if no output of its frozen layers has one row per image; a
-    warning is then logged. If the last frozen layer is inside attention windows, the network is split before the
-    windows become rows of the batch. Deterministic layers without parameters that follow the last frozen layer
-    (activation, pooling, flattening) belong to the lower part, which makes the features small.
+    warning is then logged. If the last frozen layer is in window attention (Swin), where each window is a row of the
+    batch, the network is split earlier, before images are divided into windows. Deterministic layers without parameters
+    that follow the last frozen layer (activation, pooling, flattening) belong to the lower part, which makes the
+    features small.
 
     Args:
         network: a network after `freeze`.
@@ -118,10 +119,10 @@ def _is_cacheable(network: nn.Module, node: fx.Node, frozen_layers: FrozenLayers
 def _partition_nodes(
     graph: fx.Graph, cacheable_nodes: set[fx.Node], batch_size: int
 ) -> tuple[set[fx.Node], list[fx.Node]]:
-    """Return the nodes of the upper part, and the nodes of the lower part whose outputs the upper part uses.
+    """Return the nodes of the upper part, and the nodes of the lower part whose outputs are the features.
 
-    These outputs are tensors with one row per image. The upper part computes again everything else that it needs:
-    sizes, tensors that do not depend on the image, and tensors of attention windows.
+    Features depend on the images and have one row per image. Other values of the lower part that the upper part needs,
+    such as sizes, constants and attention windows, are computed again there, so that their nodes are in both parts.
     """
     image_dependent: set[fx.Node] = set()
     for node in graph.nodes:
@@ -163,7 +164,7 @@ def _make_upper_part(
 def _copy_nodes(
     graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
 ) -> dict[fx.Node, fx.Node]:
-    """Copy `nodes` to `target_graph`, except those in `copied_nodes`; add the copies to it, and return it."""
+    """Copy `nodes` to `target_graph`; return `copied_nodes`, the copies by original node, with these copies added."""
     for node in graph.nodes:
         if node in nodes and node not in copied_nodes:
             copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])

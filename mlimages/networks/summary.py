@@ -139,17 +139,17 @@ class _ModuleCall:
 
     Attributes:
         input_shape, output_shape: shapes of its input and output.
-        feature_map_shape: shape `(C, H, W)` of the last feature map that another module returned before; () if none
-            did.
+        previous_feature_map_shape: shape `(C, H, W)` of the last feature map that a module returned before this call
+            ended; () if there was none.
     """
 
     input_shape: Shape
     output_shape: Shape
-    feature_map_shape: Shape
+    previous_feature_map_shape: Shape
 
 
 class _CallRecorder:
-    """Registers hooks that record the first call of every module, in the order in which the calls return."""
+    """Registers hooks that record the first call of every module: `calls`, by module path, children before parents."""
 
     def __init__(self, network: nn.Module, names: Mapping[str, str]) -> None:
         self._running: list[str] = []
@@ -214,9 +214,9 @@ def _get_layer_state(module: nn.Module) -> LayerState:
 
 
 def _describe_size_change(module: nn.Module, call: _ModuleCall) -> str:
-    """Return the size formula of a layer without a sliding window, such as `9216 -> 4096`; "" if it has none."""
+    """Return how a linear, flattening or resizing layer changes the size, such as `9216 -> 4096`; "" for others."""
     if isinstance(module, nn.Linear):
-        maps = call.feature_map_shape
+        maps = call.previous_feature_map_shape
         is_flattened = call.input_shape == (math.prod(maps),) and math.prod(maps[1:]) > 1
         product = "*".join(map(str, maps)) + " = " if is_flattened else ""
         return f"{product}{module.in_features} -> {module.out_features}"

@@ -39,7 +39,7 @@ CONFIG_FILE = "config.json"
 """The file that describes the network in a Hugging Face repository."""
 
 HUB_PREFIX = "hf-hub:"
-"""Prefix of the timm name of a network in a Hugging Face repository."""
+"""Prefix of timm names that are Hugging Face repositories, such as `hf-hub:timm/resnet18.a1_in1k`."""
 
 METADATA_TIMEOUT_S = 5.0
 
@@ -236,7 +236,7 @@ def _check_hub_is_reachable(repository: str, file_name: str) -> None:
 
 
 def _find_input_size(network: nn.Module) -> tuple[int, ...]:
-    """Return the height and width of the images that the pretrained weights expect."""
+    """Return the image's (height, width) in pixels from timm's configuration of the network."""
     return tuple(resolve_model_data_config(network)["input_size"][1:])
 
 

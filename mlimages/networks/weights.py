@@ -127,11 +127,10 @@ def _to_float32(tensor: Tensor) -> Tensor:
 def rename_tensors_by_order(
     network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str
 ) -> StateDict:
-    """Rename the tensors of `state_dict` to the network's names, in order.
+    """Rename tensors whose names are all unknown to the network: the first to its first tensor's name, and so on.
 
-    This requires that no name is in both, and that the shapes are equal in order. Also, if tensors have the same last
-    component of their names in the file, such as `W`, they must have the same one in the network, such as `weight`.
-    Otherwise, return `state_dict` unchanged.
+    Return `state_dict` unchanged if it has a name of the network, if the numbers or shapes of the tensors differ, or if
+    the ends of the names do not correspond: if one tensor `*.W` becomes `*.weight`, all tensors `*.W` must.
 
     Args:
         network: a network of the same architecture.
@@ -156,8 +155,8 @@ def rename_tensors_by_order(
 def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: str) -> StateDict:
     """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
-    The prefix is removed if the tensors with it are at least half of the file's or of the network's tensors. Tensors
-    without the prefix are then skipped with a warning.
+    This requires that enough names with the prefix fit the network: half as many as the file or the network has
+    tensors, whichever has fewer. Tensors without the prefix are then left out, with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state_dict)

@@ -176,7 +176,7 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
         yield f"The threshold {threshold:.3f} was computed from"
-        yield f"{images}{' by leave-one-out' if is_left_out else ''}{_format_time_of_thresholds(bundle)}."
+        yield f"{images}{' by leave-one-out' if is_left_out else ''}{_format_before_quantization(bundle)}."
     evaluated = "the calibration images" if bundle.provenance.quantization else "those of the validation set"
     yield f"Results hold for images like {evaluated}: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -184,14 +184,15 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield "runtimes, export with `--target`."
 
 
-def _format_time_of_thresholds(bundle: OnnxBundle) -> str:
-    """Return " before quantization" for a quantized file that has the thresholds of the original; "" for others."""
+def _format_before_quantization(bundle: OnnxBundle) -> str:
+    """Return " before quantization" if the thresholds of a quantized file are those of the original file; else ""."""
     sets = bundle.prediction_sets
     is_kept = bundle.provenance.quantization and sets and sets.source != "calibration"
     return " before quantization" if is_kept else ""
 
 
 def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
+    """Yield lines on how the outputs determine the classes: thresholds, or the output `known`."""
     if bundle.multi_label:
         yield "An image has each class whose output `probabilities` (sigmoid) reaches the threshold of the class:"
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)
@@ -199,7 +200,7 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        before = _format_time_of_thresholds(bundle)
+        before = _format_before_quantization(bundle)
         images = pluralize(known.count, f"{'validation' if before else bundle.provenance.evaluated_set} image")
         yield f"probably belongs to none of them. `known` was wrongly below {KNOWN_THRESHOLD} for"
         yield f"{share} of {images}{before}."
@@ -213,7 +214,7 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Use\n"
     if bundle.includes_preprocessing:
         yield f"```console\n$ mlimages predict {shlex.quote(bundle.path.name)} image.jpg\n```\n"
-    package = "cv2" if _runs_in_opencv(bundle) else "onnxruntime"
+    package = "cv2" if _example_runs_in_opencv(bundle) else "onnxruntime"
     prepare = f"{OPEN_IMAGE}\nimage = np.asarray(image)[None]"
     if not bundle.includes_preprocessing:
         prepare = format_preprocessing_code(bundle.preprocessing)
@@ -225,8 +226,11 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
     )
 
 
-def _runs_in_opencv(bundle: OnnxBundle) -> bool:
-    """Return whether the example runs in OpenCV. Quantized files were measured in ONNX Runtime, so theirs run there."""
+def _example_runs_in_opencv(bundle: OnnxBundle) -> bool:
+    """Return whether the card's example runs in OpenCV: for an OpenCV file, unless it was quantized.
+
+    Quantized files were measured in ONNX Runtime.
+    """
     return bundle.provenance.target == "opencv" and not bundle.provenance.quantization
 
 
@@ -235,7 +239,7 @@ def _format_inference_snippet(bundle: OnnxBundle) -> str:
     outputs = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     variable = "image" if bundle.includes_preprocessing else "x"
     path, names, source = (json.dumps(value, ensure_ascii=False) for value in (bundle.path.name, outputs, INPUT))
-    if _runs_in_opencv(bundle):
+    if _example_runs_in_opencv(bundle):
         return (
             f"network = cv2.dnn.readNetFromONNX({path})\nnetwork.setInput({variable}, {source})\n"
             f"{', '.join(outputs)} = network.forward({names})"

@@ -98,7 +98,9 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
     found, rows = distributed.gather_rows(indices, {name: torch.cat(tensors) for name, tensors in parts.items()})
     return HeadInputs(
         rows["features"].numpy(),
-        tuple(part.numpy() for part in torch.split(rows["lower"], [*lower_head.widths], dim=1)) if lower_head else (),
+        tuple(part.numpy() for part in torch.split(rows["lower"], [*lower_head.layer_features], dim=1))
+        if lower_head
+        else (),
         images.labels[found].numpy(),
         tuple(found.tolist()),
         float(rows["lowest"].min()),
