@@ -13,7 +13,8 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
     The class indices are in `LabeledPath.label`, or if the bundle is multi-label, in `LabeledPath.labels`.
 
     Raises:
-        InputError: the label file has a class that is not in the bundle, or is multi-label and the bundle is not.
+        InputError: the label file has a class that is not in the bundle, or twice in it, or is multi-label and the
+            bundle is not.
     """
     if labels.is_multi_label and not bundle.multi_label:
         raise InputError(
@@ -32,6 +33,11 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
         raise InputError(
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
             f"{format_examples(names, 5)}): classes are matched by name; {advice}"
+        )
+    if repeated := [name for name in used if names.count(name) > 1]:
+        raise InputError(
+            f"{bundle.path} has more than one class {repeated[0]!r}: classes are matched by name; export the network "
+            "again with a name of its own for each class"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
     return [item.renumber_classes(lambda label: names.index(given[label])) for item in items]

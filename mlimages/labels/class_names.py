@@ -20,6 +20,8 @@ MAX_CLASSES = 1_000_000
 ClassNames = tuple[str, ...]
 """Class names by class index: `names[label]`."""
 
+_UNIQUE = "give each class a name of its own"
+
 
 def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
     """Return the path of a label file's class definition, `NAME_class_def.txt` beside it.
@@ -35,7 +37,8 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
     """Read a class definition: lines such as `0 cats`, or one name per line if no line has this form.
 
     Raises:
-        LabelFileError: the file does not exist, a line is not `index name`, or the indices are not 0, 1, 2 ...
+        LabelFileError: the file does not exist, a line is not `index name`, the indices are not 0, 1, 2 ..., or two
+            lines have the same name.
     """
     path = as_path(path)
     return _read_class_names(path, fingerprint(path))
@@ -47,17 +50,37 @@ def _read_class_names(path: Path, fingerprint: bytes | None) -> ClassNames:
         raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
     with open_text(path) as file:
         lines = file.read().split("\n")
-    names: list[str] = []
-    if not any(re.match(r"\s*\d+\s+\S", line) for line in lines):
-        return tuple(line.strip() for line in lines if line.strip())
+    has_indices = any(re.match(r"\s*\d+\s+\S", line) for line in lines)
+    line_numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        label, *name = line.strip().split(maxsplit=1)[:2] or [""]
-        if not line.strip():
+        if not (name := line.strip()):
             continue
-        if label != str(len(names)) or not name:
-            raise LabelFileError(f"{path}:{number}: expected `{len(names)} NAME`, found {line.strip()[:80]!r}")
-        names.append(name[0])
-    return tuple(names)
+        if has_indices:
+            index, *rest = name.split(maxsplit=1)
+            if index != str(len(line_numbers)) or not rest:
+                raise LabelFileError(f"{path}:{number}: expected `{len(line_numbers)} NAME`, found {name[:80]!r}")
+            name = rest[0]
+        if (first := line_numbers.setdefault(name, number)) != number:
+            raise LabelFileError(f"{path}:{number}: the class name {name[:80]!r} is already on line {first}: {_UNIQUE}")
+    return tuple(line_numbers)
+
+
+def parse_class_names(class_names: Sequence[str]) -> ClassNames:
+    """Return class names that were passed as an argument.
+
+    Raises:
+        InputError: two classes have the same name.
+        TypeError: `class_names` is not a sequence of strings.
+    """
+    if isinstance(class_names, str | Mapping) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names={class_names!r}: expected a list of names, such as ('cats', 'dogs')")
+    if repeated := _find_repeated_name(class_names):
+        raise InputError(f"class_names contains {repeated!r} more than once: {_UNIQUE}")
+    return tuple(class_names)
+
+
+def _find_repeated_name(class_names: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(class_names).items() if count > 1), None)
 
 
 def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -72,12 +95,14 @@ def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], 
         temporary_path.write_text(format_class_definition(class_names), encoding="utf-8")
 
 
-def check_class_names(definition_path: Path, class_names: Iterable[str]) -> None:
+def check_class_names(definition_path: Path, class_names: Collection[str]) -> None:
     """Check that a class definition with these names can be read again.
 
     Raises:
-        InputError: a name is blank, begins or ends with white space, or contains a line break.
+        InputError: a name is blank, begins or ends with white space, contains a line break, or occurs more than once.
     """
+    if repeated := _find_repeated_name(class_names):
+        raise InputError(f"{definition_path} cannot contain the class name {repeated!r} more than once: {_UNIQUE}")
     for name in class_names:
         if name != name.strip() or not name or any(char in "\n\r" or "\ud800" <= char <= "\udfff" for char in name):
             raise InputError(
@@ -223,6 +248,19 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
                 f"{folder} ({', '.join(list(own)[:3])}) and {train} have no class in common: label only {train}, and "
                 f"label {folder} by a table or with --class-from"
             )
+
+
+def check_known_classes(folder: Path, found_names: Iterable[str], class_names: ClassNames) -> None:
+    """Check that the name of each class folder in `folder` is one of the class names.
+
+    Raises:
+        InputError: a folder has another name.
+    """
+    if unknown := [name for name in found_names if name not in class_names]:
+        raise InputError(
+            f"{folder / unknown[0]}: the folder name is not one of the {len(class_names)} class names "
+            f"({format_examples(class_names)}): rename the folder, or add its name to the class names"
+        )
 
 
 def renumber_items(

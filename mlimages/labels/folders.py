@@ -10,7 +10,14 @@ from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, format_command, format_examples, refresh_remote_listings
-from mlimages.labels.class_names import ClassNames, add_class_name, check_common_classes, reject_case_conflicts
+from mlimages.labels.class_names import (
+    ClassNames,
+    add_class_name,
+    check_common_classes,
+    check_known_classes,
+    parse_class_names,
+    reject_case_conflicts,
+)
 from mlimages.labels.descriptions import summarize_labels
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
@@ -185,6 +192,7 @@ def label_dir_auto(
         InputError: the folder does not exist, there is no class folder with images, more than 1 % of the images are
             outside the class folders, two class names differ only in case, a folder is not in `class_names`, or
             folders named train, val and test contain no class folders or have no class in common.
+        TypeError: `class_names` is not a sequence of strings.
     """
     source = _require_folder(as_path(folder))
     root = _find_class_root(source, class_names or ())
@@ -193,8 +201,10 @@ def label_dir_auto(
     reject_case_conflicts(images_by_class, split_folders)
     check_common_classes(images_by_class, split_folders)
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
-    names = class_names or tuple(found)
-    _check_found_classes(found, names, root)
+    if not found:
+        raise make_no_images_error(root, is_class_folder=False)
+    names = parse_class_names(class_names or found)
+    check_known_classes(root, found, names)
     skipped_notes = describe_folders_around(root, source) if root != source else []
     skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
@@ -333,14 +343,3 @@ def _require_folder(root: Path) -> Path:
         if not root.is_dir():
             raise InputError(f"no folder at {root}: check the path")
     return root
-
-
-def _check_found_classes(found_names: Sequence[str], class_names: ClassNames, root: Path) -> None:
-    if not found_names:
-        raise make_no_images_error(root, is_class_folder=False)
-    unknown = [name for name in found_names if name not in class_names]
-    if unknown:
-        raise InputError(
-            f"{root / unknown[0]}: the folder name is not one of the {len(class_names)} class names "
-            f"({format_examples(class_names)}): rename the folder, or add its name to the class names"
-        )

@@ -18,6 +18,7 @@ from mlimages.labels.class_names import (
     class_definition_path,
     is_class_index,
     merge_class_names,
+    parse_class_names,
     read_class_names,
     renumber_items,
 )
@@ -60,7 +61,7 @@ class LabelFile:
         self._notes: tuple[str, ...] = ()
         self._options = options or TableOptions()
         self._cached_table: tuple[object, Table | None] | None = None
-        self._items, self._class_names = items, class_names
+        self._items, self._class_names = items, None if class_names is None else parse_class_names(class_names)
         self._text_items: Callable[[], Iterator[tuple[str, Label]]]
         self._text_items = (lambda: to_text_items(items())) if items else self._read_items
 
@@ -327,8 +328,7 @@ class LabelFile:
         reader = LabelReader(self.path, names, numbers_are_names=numbers_are_names, definition=definition)
         root = str(table.folder if table else self.img_root)
         for row in table.rows() if table else read_text_rows(self.path):
-            label = reader.labels_by_text.get(row.label)
-            if label is None:
+            if (label := reader.labels_by_text.get(row.label)) is None:
                 label = reader.read(row)
             yield join_path(row.path.replace("\\", "/"), root), label
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,6 @@ def find_source(labels: LabelFile) -> Path:
 def summarize_label_file(labels: LabelFile) -> LabelFileSummary:
     """Return statistics of a label file; a class without images is included only if the class definition names it."""
     (count, counts), defined = labels.count_images(), len(labels.defined_class_names)
-    classes: Counter[str] = Counter()  # of classes with the same name, the images are added up
-    for label, name in enumerate(labels.class_names):
-        if counts[label] or label < defined:
-            classes[name] += counts[label]
+    names = enumerate(labels.class_names)
+    classes = {name: counts[label] for label, name in names if counts[label] or label < defined}
     return LabelFileSummary(labels.path, count, classes, labels.is_multi_label)

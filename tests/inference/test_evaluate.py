@@ -11,6 +11,7 @@ import pytest
 from mlimages.cli.predictions import format_evaluation
 from mlimages.core import InputError, LabeledPath
 from mlimages.inference import OnnxBundle, Predictor, evaluate
+from mlimages.inference.class_alignment import align_class_indices
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import render_evaluation
 from tests.browser import OpenPage
@@ -66,6 +67,14 @@ def test_a_class_that_the_bundle_does_not_know_is_an_error(
     (tmp_path / "plain.txt").write_text("".join(f"{item.path} {item.label}\n" for item in items))
     with pytest.raises(InputError, match=r"write the class names to \S+/plain_class_def.txt, one per line"):
         evaluate(Predictor(cnn_bundle), LabelFile(tmp_path / "plain.txt"))
+
+
+def test_a_bundle_with_two_classes_of_one_name_cannot_be_evaluated_on_that_class(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    bundle = replace(cnn_bundle, class_names=(*cnn_bundle.class_names[:-1], cnn_bundle.class_names[0]))
+    with pytest.raises(InputError, match=f"more than one class '{bundle.class_names[0]}'"):
+        align_class_indices(labels(tmp_path, items[:1], bundle.class_names[:1]), bundle)
 
 
 def test_a_label_file_with_some_of_the_classes_is_enough(

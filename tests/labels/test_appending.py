@@ -197,13 +197,6 @@ def test_a_label_file_is_not_appended_to_itself(tmp_path: Path, invoke_cli: RunC
     assert not (tmp_path / "linked").exists()
 
 
-def test_images_of_classes_with_the_same_name_are_counted_together(tmp_path: Path, invoke_cli: RunCli) -> None:
-    images(tmp_path, "1.jpg", "2.jpg", "3.jpg")
-    write(tmp_path, "all.txt", "1.jpg 0\n2.jpg 1\n3.jpg 1\n")
-    write(tmp_path, "all_class_def.txt", "0 crane\n1 crane\n")
-    assert ": crane 3\n" in invoke_cli("label", "all.txt", "-o", "copy.txt").stdout
-
-
 SPLIT_TABLES = {
     "t.csv": "path,label,split\n" + "".join(f"{path},x,{'train' if 'cat' in path else 'test'}\n" for path in PETS),
     "t.jsonl": "".join(

@@ -3,6 +3,7 @@
 import shlex
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,7 @@ from mlimages.labels import (
     read_paths,
     split,
     write_class_folders,
+    write_class_names,
     write_label_file,
 )
 from mlimages.labels.scanning import describe_skipped_entries, iter_images, list_subfolders, make_path_resolver
@@ -243,6 +245,50 @@ def test_class_definitions_count_from_zero_or_have_no_numbers(
     with pytest.raises(LabelFileError) as error:
         read_class_names(tmp_path / "names.txt")
     assert str(error.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "first"), [("b\nb\na\n", 2, 1), ("b\n\na\n b \n", 4, 1), ("0 b\n1 a\n2 a\n", 3, 2)]
+)
+def test_a_class_definition_with_the_same_name_twice_is_refused_with_both_lines(
+    tmp_path: Path, text: str, line: int, first: int
+) -> None:
+    touch(tmp_path, "h/a/0.jpg", "h/b/0.jpg")
+    definition = tmp_path / "d_class_def.txt"
+    definition.write_text(text)
+    (tmp_path / "d.txt").write_text("h/b/0.jpg 0\nh/a/0.jpg 2\n")
+    message = f"{definition.name}:{line}: the class name .* is already on line {first}: "
+    with pytest.raises(LabelFileError, match=message):
+        list(LabelFile(tmp_path / "d.txt"))
+    options = LabelOptions(tmp_path / "h", tmp_path / "out.txt", classes=definition)
+    with pytest.raises(LabelFileError, match=message):
+        make_label_files(options, split=split_labels)
+    assert not (tmp_path / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (("b", "b", "a"), InputError, "contains 'b' more than once: give each class a name of its own"),
+        ({0: "a", 1: "b"}, TypeError, "expected a list of names"),
+        ("ab", TypeError, "expected a list of names"),
+        ((0, 1), TypeError, "expected a list of names"),
+    ],
+)
+def test_class_names_in_python_are_a_list_of_different_names(
+    tmp_path: Path, names: Any, error: type[Exception], message: str
+) -> None:
+    touch(tmp_path, "h/a/0.jpg", "h/b/0.jpg")
+    with pytest.raises(error, match=message):
+        label_dir_auto(tmp_path / "h", class_names=names)
+    with pytest.raises(error, match=message):
+        LabelFile(tmp_path / "d.txt", class_names=names)
+
+
+def test_no_class_definition_with_the_same_name_twice_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"n\.txt cannot contain the class name 'b' more than once"):
+        write_class_names(tmp_path / "n.txt", ("b", "a", "b"))
+    assert not (tmp_path / "n.txt").exists()
 
 
 @pytest.mark.parametrize(("missing", "shown"), [(0, ""), (2, "0.jpg, 1.jpg"), (5, "0.jpg, 1.jpg, 2.jpg ...")])
