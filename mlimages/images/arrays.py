@@ -8,13 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import Normalization
+from mlimages.core import Fault, ImageError, Normalization
 
-WHITE_LEVELS = {"F": (1.0, 255.0, 65535.0), "I": (65535.0,)}
-"""Possible levels of white by mode of the image, in ascending order; the file does not say which one it uses."""
-
-MAX_OVERSHOOT_FACTOR = 1.5
-"""Levels may exceed white by at most this factor, for example after sharpening; they are clipped to white."""
+_FLOAT_WHITE, _INTEGER_WHITE = 1.0, 65535.0
+"""Level of white of floating-point images, as in scikit-image, and of integers of more than 8 bits."""
 
 
 def to_network_input(
@@ -62,27 +59,25 @@ def to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a grayscale image of more than 8 bits to 8 bits, so that white becomes 255 (see `find_white_level`).
+    """Scale a grayscale image of more than 8 bits to 8 bits: white is 1 in floating-point images, and otherwise 65535.
 
     If the file marks a level as transparent, the result has an alpha channel.
+
+    Raises:
+        ImageError: a level is not between 0 and white. Files do not say which level is white, and the largest level of
+            an image would give each image of a dataset another scale.
     """
-    levels = np.asarray(image, dtype=np.float32)  # (H, W)
+    levels, is_float = np.asarray(image, dtype=np.float32), image.mode == "F"  # (H, W)
+    white = _FLOAT_WHITE if is_float else _INTEGER_WHITE
     with np.errstate(all="ignore"):  # the floats of a damaged file may have any value
-        pixels = to_uint8(levels * (255.0 / find_white_level(levels, image.mode)))
+        if not (levels.min() >= 0 and levels.max() <= white):  # NaN is neither
+            raise ImageError(
+                Fault.UNREADABLE,
+                f"{'floating-point ' * is_float}pixel values outside 0..{white:g} are not supported: convert the image "
+                "to 8 bits, or to 16 bits without negative values",
+            )
+    pixels = to_uint8(levels * (255.0 / white))
     transparent = image.info.get("transparency")
     if not isinstance(transparent, int):
         return Image.fromarray(pixels)
     return Image.fromarray(np.dstack([pixels, np.where(levels == transparent, 0, 255).astype(np.uint8)]))
-
-
-def find_white_level(levels: NDArray[np.float32], mode: str) -> float:
-    """Return the level of white of an image with these levels.
-
-    It is the smallest of `WHITE_LEVELS[mode]` that the image does not exceed by more than `MAX_OVERSHOOT_FACTOR`. If
-    the image exceeds them all, it is the image's largest level. It is 65535 for modes that are not in `WHITE_LEVELS`.
-    """
-    if mode not in WHITE_LEVELS:
-        return 65535.0
-    finite: NDArray[Any] = levels[np.isfinite(levels)]
-    largest = float(finite.max(initial=0.0))
-    return next((scale for scale in WHITE_LEVELS[mode] if largest <= MAX_OVERSHOOT_FACTOR * scale), largest)

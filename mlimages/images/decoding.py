@@ -23,7 +23,7 @@ from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, Im
 from mlimages.images.format_checks import normalize_tiff_levels, require_complete_png
 from mlimages.images.reading import read_bytes
 
-PIXELS_VERSION = 4
+PIXELS_VERSION = 5
 """Version of the decoded and resized pixels, part of cache keys; increase it when they change for the same file."""
 
 TRANSPOSE_BY_ORIENTATION = {

@@ -57,16 +57,12 @@ def normalize_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.
     """Return a decoded TIFF in which 0 is black: if 0 is white in a 16-bit image, its levels are inverted.
 
     Raises:
-        ImageError: the levels are signed bytes, or a level is negative. Levels of 2 ** 31 or more count as negative,
-            since Pillow reads them as such.
+        ImageError: the levels are signed bytes, which Pillow reads as unsigned.
     """
     sample_formats = tags.get(_SAMPLE_FORMAT, ())
-    is_signed_byte = image.mode != "I" and _SIGNED in (
-        sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)
-    )
-    if is_signed_byte or (image.mode == "I" and image.getextrema()[0] < 0):  # type: ignore[operator]
+    if image.mode != "I" and _SIGNED in (sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)):
         raise ImageError(
-            Fault.UNREADABLE, "negative or unsigned 32-bit pixel values are not supported: convert the image to 16 bits"
+            Fault.UNREADABLE, "signed 8-bit pixel values are not supported: convert the image to unsigned 8 bits"
         )
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
         import numpy as np  # takes 70 ms, and most decoding processes do not need it

@@ -167,8 +167,9 @@ def test_one_coloured_pixel_is_no_grey_image() -> None:
 )  # fmt: skip
 def test_modes_without_colour_are_grey_whatever_they_hold(mode: str, grey: bool) -> None:
     image = scene(1, width=40, height=40)
-    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 250)
-    assert measure(deep if mode == "I;16" else image.convert(mode)).grayscale is grey
+    luma = np.asarray(image.convert("L"))
+    deep = {"I;16": luma.astype(np.uint16) * 250, "F": luma.astype(np.float32) / 255}
+    assert measure(Image.fromarray(deep[mode]) if mode in deep else image.convert(mode)).grayscale is grey
     if mode in ("P", "RGB", "RGBA"):
         assert measure(scene(1, width=40, height=40).convert("L").convert(mode)).grayscale
 

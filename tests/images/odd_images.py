@@ -32,6 +32,8 @@ def in_mode(mode: str) -> Image.Image:
         return Image.merge("LAB", made_image().split())
     if mode == "I;16":
         return Image.fromarray(np.asarray(made_image().convert("L")).astype(np.uint16) * 257)
+    if mode == "F":
+        return Image.fromarray(np.asarray(made_image().convert("L")).astype(np.float32) / 255)
     return made_image().convert(mode)
 
 
@@ -54,7 +56,8 @@ def every_format() -> Iterator[tuple[str, bytes]]:
     """Name and bytes of one image in each format and mode that Pillow can write and read again."""
     load_all_plugins()
     for form in sorted((Image.SAVE.keys() & Image.OPEN.keys()) - UNREADABLE):
-        for mode in ("RGBA",) if form == "ICNS" else MODES:  # of a megapixel
+        modes = {"ICNS": ("RGBA",), "SPIDER": ("F",)}  # a megapixel, and floats of 0 to 255 from other modes
+        for mode in modes.get(form, MODES):
             try:
                 yield f"{form}-{mode}".replace(";", "").lower(), saved(in_mode(mode), form)
             except Exception:  # this format does not hold this mode

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlimages.checks.measurements import measure_image
 from mlimages.core import Fault, ImageError
 from mlimages.images import load_rgb
 
@@ -100,18 +101,41 @@ def test_the_levels_of_a_tiff_are_read_as_it_says(levels: np.ndarray, sample_for
         ((GREY.astype(np.int16) - 128).astype(np.int8), SIGNED),
         (GREY.astype(np.int32) - 1, SIGNED),
         (GREY.astype(np.uint32) << 24, UNSIGNED),
+        (GREY.astype(np.int32) * 257 + 1, SIGNED),
         (GREY.astype(np.float64), FLOAT),
         (GREY.astype(np.float16), FLOAT),
+        (GREY.astype(np.float32), FLOAT),
+        (GREY.astype(np.float32) / 250, FLOAT),
+        (GREY.astype(np.float32) / 255 - 0.5, FLOAT),
+        (np.array([[0.5, np.nan]], dtype=np.float32), FLOAT),
+        (np.array([[0.5, np.inf]], dtype=np.float32), FLOAT),
     ],
-    ids=["int16", "int8", "int32", "uint32", "float64", "float16"],
-)
-def test_levels_that_pillow_misreads_are_refused_as_unsupported_not_as_damaged(
+    ids=[
+        "int16", "int8", "int32", "uint32", "int32 above 65535", "float64", "float16", "float to 255", "float to 1.02",
+        "float from -0.5", "NaN", "infinite",
+    ],
+)  # fmt: skip
+def test_levels_of_unknown_scale_are_refused_as_unsupported_not_as_damaged(
     levels: np.ndarray, sample_format: int
 ) -> None:
-    with pytest.raises(ImageError) as error:
-        load_rgb(tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO))
-    assert error.value.fault is Fault.UNREADABLE
-    assert "damaged" not in str(error.value)
+    data = tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO)
+    for read in (load_rgb, lambda data: measure_image(data, max_pixels=10**6)):
+        with pytest.raises(ImageError) as error:
+            read(data)
+        assert error.value.fault is Fault.UNREADABLE
+        assert "damaged" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "white", "sample_format"), [("float32", 1, FLOAT), ("int32", 65535, SIGNED), ("uint16", 65535, UNSIGNED)]
+)
+@pytest.mark.parametrize("largest", [0.004, 0.5, 1.0])
+def test_the_scale_of_the_levels_is_the_same_whatever_the_largest_one(
+    kind: str, white: float, sample_format: int, largest: float
+) -> None:
+    levels = (np.array([[0.002, largest]]) * white).astype(kind)
+    image = load_rgb(tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO))
+    assert np.asarray(image)[..., 0].tolist() == [[round(255 * float(level) / white) for level in levels[0]]]
 
 
 def test_an_interlaced_png_is_not_measured_by_the_rows_of_another_order() -> None:

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, LabeledPath, Normalization
 from mlimages.images import from_network_input, geometry, load_pixels, load_rgb, prepare_pixels, to_network_input
-from mlimages.images.arrays import find_white_level, scale_to_8_bits, to_uint8
+from mlimages.images.arrays import scale_to_8_bits, to_uint8
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
 from tests.images.odd_images import saved
@@ -155,21 +154,6 @@ def test_pixels_become_the_networks_input_and_come_back(options: dict[str, objec
     assert x.dtype == np.float32
     assert x == pytest.approx(expected[:, ::-1] if normalization.bgr else expected, rel=1e-4, abs=1e-5)
     assert np.array_equal(from_network_input(x, normalization, mean_image), pixels)
-
-
-@pytest.mark.parametrize(
-    ("mode", "largest", "level"),
-    [
-        ("F", 0.2, 1.0), ("F", 1.5, 1.0), ("F", 1.501, 255.0), ("F", 382.5, 255.0), ("F", 383.0, 65535.0),
-        ("F", 98302.5, 65535.0), ("F", 98310.0, 98310.0), ("F", -3.0, 1.0), ("I", 0.2, 65535.0),
-        ("I", 98302.0, 65535.0), ("I", 98303.0, 98303.0), ("I;16", 98303.0, 65535.0), ("L", 7.0, 65535.0),
-    ],
-)  # fmt: skip
-def test_the_white_level_is_the_smallest_scale_that_holds_the_largest_value(
-    mode: str, largest: float, level: float
-) -> None:
-    values: NDArray[np.float32] = np.array([[largest, -5.0, np.nan], [-np.inf, np.inf, largest]], dtype=np.float32)
-    assert find_white_level(values, mode) == level
 
 
 def test_values_are_rounded_and_clipped() -> None:

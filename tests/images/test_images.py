@@ -217,18 +217,14 @@ def test_odd_exif_costs_neither_the_image_nor_its_orientation(form: str) -> None
     ("form", "kind", "values", "levels"),
     [
         ("TIFF", "float32", [0.0, 0.25, 1.0], [0, 64, 255]),
-        ("TIFF", "float32", [-0.1, 0.5, 1.1], [0, 128, 255]),
-        ("TIFF", "float32", [0.0, 64.0, 255.0], [0, 64, 255]),
-        ("TIFF", "float32", [0.0, 257.0, 65535.0], [0, 1, 255]),
-        ("TIFF", "float32", [0.0, 5e5, 2e6], [0, 64, 255]),
-        ("TIFF", "float32", [np.nan, np.inf, 1.0], [0, 255, 255]),
+        ("TIFF", "float32", [0.0, 0.25, 0.5], [0, 64, 128]),
         ("TIFF", "int32", [0, 257, 65535], [0, 1, 255]),
-        ("TIFF", "int32", [0, 257, 257_000_000], [0, 0, 255]),
+        ("TIFF", "int32", [0, 257, 255], [0, 1, 1]),
         ("TIFF", "uint16", [0, 257, 32896, 65535], [0, 1, 128, 255]),
         ("PNG", "uint16", [0, 257, 32896, 65535], [0, 1, 128, 255]),
     ],
 )
-def test_deep_images_are_scaled_to_the_range_that_holds_their_values(
+def test_the_scale_of_deep_images_does_not_depend_on_their_values(
     form: str, kind: str, values: list[float], levels: list[int]
 ) -> None:
     image = Image.fromarray(np.array([values], dtype=kind))

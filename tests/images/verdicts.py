@@ -43,8 +43,9 @@ def pillow(path: Path) -> Verdict:
         image.convert("RGB")
     except Exception as error:
         return f"{type(error).__name__}: {error}", None, ""
-    if image.format == "TIFF" and image.mode == "I" and image.getextrema()[0] < 0:  # type: ignore[operator]
-        return "Pillow clips the negative levels", None, ""
+    low, high = image.getextrema()[:2] if image.mode in ("I", "F") else (0, 0)
+    if not 0 <= low <= high <= (65535 if image.mode == "I" else 1):  # type: ignore[operator]
+        return "Pillow clips the levels", None, ""
     try:
         turned = ImageOps.exif_transpose(image)
     except Exception:  # it rewrites the EXIF block, which may be odd; the orientation may be read all the same
