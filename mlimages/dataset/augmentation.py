@@ -266,7 +266,7 @@ def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
 
 def _make_file_name(original_number: int, image: _AugmentedImage) -> str:
     """Return a file name such as `000012_cat_+10_flipped.png` for the 12th original, cat.jpg."""
-    angle = f"_{image.view.angle_deg:+g}" if image.view.angle_deg else ""
+    angle = f"_{float(image.view.angle_deg):+}".removesuffix(".0") if image.view.angle_deg else ""  # all digits
     return f"{original_number:06}_{image.original.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
 
 

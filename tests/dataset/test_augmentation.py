@@ -281,6 +281,17 @@ def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp
         assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 images from 20 originals, 0 broken)"
 
 
+@pytest.mark.parametrize("angles", [(10.00001, 10.00002), (1e-9, 2e-9), (123456.1, 123456.2), (10, 10.0, -10)])
+def test_each_copy_in_a_folder_has_a_file_of_its_own(
+    labels: LabelFile, tmp_path: Path, angles: tuple[float, ...]
+) -> None:
+    augment(labels, tmp_path / "out", image_property=ImageProperty(8), angles_deg=angles, flip=True, format="folder")
+    written = list(LabelFile(tmp_path / "out/labels.txt"))
+    assert len(written) == 2 * 20 * (1 + len(set(angles)))
+    assert {item.path for item in written} == set((tmp_path / "out/images").rglob("*.png"))
+    assert len({item.path for item in written}) == len(written)
+
+
 def test_a_single_share_is_a_type_error_that_says_what_is_expected(labels: LabelFile, tmp_path: Path) -> None:
     with pytest.raises(
         TypeError, match=r"split=0.8: expected a list of fractions that add up to 1, such as \(0.8, 0.2\)"
