@@ -122,7 +122,7 @@ def quantize(
         pixels = [sample.pixels for sample in calibration_set]
         variants = write_variants(bundle, pixels, Path(folder), include_float16=fp16, progress=progress)
         in_splits = find_images_in_splits([sample.item for sample in test_set], bundle)
-        is_held_out = ~np.array(in_splits[0]) if in_splits else np.ones(len(test_set), bool)  # (N,)
+        is_held_out = ~np.array(in_splits.in_train) if in_splits else np.ones(len(test_set), bool)  # (N,)
         measurements = _measure_variants({"original": bundle, **variants}, test_set, is_held_out, progress)
         trials = tuple(each.trial for each in measurements)
         score_name = bundle.task.score_name
@@ -137,7 +137,9 @@ def quantize(
             chosen.trial if chosen else None,
             rejection_reasons,
             score_name,
-            (sum(in_splits[0]), sum(in_splits[1])) if in_splits else None,
+            in_splits.counts if in_splits else None,
+            num_missing_run_images=in_splits.num_missing if in_splits else 0,
+            num_held_out=int(is_held_out.sum()),
             keeps_thresholds=chosen is not None and has_thresholds and int(is_held_out.sum()) < MIN_CONFORMAL_IMAGES,
         )
         if chosen:

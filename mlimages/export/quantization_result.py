@@ -51,9 +51,12 @@ class Quantization:
         rejection_reasons: why each variant in `trials[1:]` was rejected; "" if it was accepted.
         score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
         num_in_splits: how many of the `num_images` images are in the training set of the model's run, and how many in
-            its validation set; None if the model file is not in a run folder, which lists both sets.
+            its validation set; None if unknown: the model file is not in a run folder, which lists both sets, or images
+            of the run do not exist where its label files list them.
         keeps_thresholds: whether the written file keeps the original's thresholds of prediction sets and calibration of
             `known`. To measure them again, at least 19 images that were not used for training are required.
+        num_missing_run_images: number of images of the run that do not exist where its label files list them.
+        num_held_out: number of images that were not found in the training set.
     """
 
     trials: tuple[VariantTrial, ...]
@@ -63,6 +66,8 @@ class Quantization:
     score_name: str = "accuracy"
     num_in_splits: tuple[int, int] | None = None
     keeps_thresholds: bool = False
+    num_missing_run_images: int = 0
+    num_held_out: int = 0
 
     def __repr__(self) -> str:
         written = self.written_trial.name if self.written_trial else None
@@ -70,19 +75,20 @@ class Quantization:
 
     @property
     def training_note(self) -> str:
-        """Note on the images that were also used in training; empty if there are none."""
-        return describe_training_use(self.num_in_splits, score_name=self.score_name)
+        """Note on the images that were also used in training, or that this is unknown; empty if there are none."""
+        return describe_training_use(
+            self.num_in_splits, score_name=self.score_name, num_missing_images=self.num_missing_run_images
+        )
 
     @property
     def thresholds_note(self) -> str:
         """Note on the thresholds that were not measured again; empty if there are none."""
         if not self.keeps_thresholds:
             return ""
-        num_new = self.num_images - (self.num_in_splits or (0, 0))[0]
         return (
             "kept the original thresholds of prediction sets and calibration of `known`: measuring them requires at "
             f"least {MIN_CONFORMAL_IMAGES} images that the run did not use for training, but there "
-            f"{'is' if num_new == 1 else 'are'} only {num_new}"
+            f"{'is' if self.num_held_out == 1 else 'are'} only {self.num_held_out}"
         )
 
     def to_dict(self) -> dict[str, Any]:

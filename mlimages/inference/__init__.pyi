@@ -30,8 +30,10 @@ from .predictor import KNOWN_THRESHOLD as KNOWN_THRESHOLD
 from .predictor import PREDICTION_SET_LEVEL as PREDICTION_SET_LEVEL
 from .predictor import Predictor as Predictor
 from .predictor import TimedResult as TimedResult
+from .run_splits import count_missing_images as count_missing_images
 from .run_splits import describe_training_use as describe_training_use
 from .run_splits import find_images_in_splits as find_images_in_splits
+from .run_splits import resolve_image_path as resolve_image_path
 from .session import BundleSession as BundleSession
 from .session import compute_relative_difference as compute_relative_difference
 from .session import to_graph_input as to_graph_input

@@ -62,9 +62,11 @@ class Evaluation:
         background_use: test of whether the predictions depend on the background; None if it was not run.
         num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
             model, and in its validation set, on which the best epoch was chosen. These images are recognized by
-            their paths in the run folder, so copies of them are not counted; 0 if the model is not in a run folder.
+            their paths in the run folder, so copies of them are not counted. None if unknown: the model is not in a run
+            folder, or images of the run do not exist where its label files list them.
         multi_label_scores: the scores of a multi-label model, for which `confusion_matrix` and `mistakes` are empty and
             `accuracy` is the share of images whose labels are all predicted correctly; None for a single-label model.
+        num_missing_run_images: number of images of the run that do not exist where its label files list them.
     """
 
     class_names: tuple[str, ...]
@@ -78,9 +80,10 @@ class Evaluation:
     decode_ms: Latency
     network_ms: Latency
     background_use: BackgroundTest | None = None
-    num_in_training_set: int = 0
-    num_in_validation_set: int = 0
+    num_in_training_set: int | None = None
+    num_in_validation_set: int | None = None
     multi_label_scores: MultiLabelScores | None = None
+    num_missing_run_images: int = 0
 
     def __repr__(self) -> str:
         score = self.score
@@ -123,9 +126,13 @@ class Evaluation:
 
     @property
     def training_note(self) -> str:
-        """Note on the images that were also used in training; empty if there are none."""
-        used = self.num_in_training_set, self.num_in_validation_set
-        return describe_training_use(used, score_name=self.score_name)
+        """Note on the images that were also used in training, or that this is unknown; empty if there are none."""
+        num_train, num_val = self.num_in_training_set, self.num_in_validation_set
+        return describe_training_use(
+            None if num_train is None or num_val is None else (num_train, num_val),
+            score_name=self.score_name,
+            num_missing_images=self.num_missing_run_images,
+        )
 
     def to_json(self) -> str:
         """Return the results as JSON; the accuracy and the scores of each class are in 0..1, with 95 % intervals."""
@@ -226,7 +233,8 @@ def evaluate(
         wrong = [(result, item.label) for result, item, _ in good if result.top[0].label != item.label]
         confusion = scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names))
         loss = -float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean())
-    in_train, in_val = find_images_in_splits(true_items, predictor.bundle) or ([], [])
+    in_splits = find_images_in_splits(true_items, predictor.bundle)
+    num_train, num_val = (in_splits and in_splits.counts) or (None, None)
     return Evaluation(
         class_names=names,
         confusion_matrix=confusion,
@@ -241,9 +249,10 @@ def evaluate(
         background_use=_run_background_test(predictor, items, background_test_images)
         if background_test_images
         else None,
-        num_in_training_set=sum(in_train),
-        num_in_validation_set=sum(in_val),
+        num_in_training_set=num_train,
+        num_in_validation_set=num_val,
         multi_label_scores=label_scores,
+        num_missing_run_images=in_splits.num_missing if in_splits else 0,
     )
 
 

@@ -22,7 +22,7 @@ from mlimages.core import (
     mean_ap_difference,
     require_local_path,
 )
-from mlimages.inference import measure_model_size
+from mlimages.inference import count_missing_images, measure_model_size, resolve_image_path
 from mlimages.reports.run_folder import RunFolder, read_run
 
 SIGNIFICANCE_LEVEL = 0.05
@@ -75,6 +75,7 @@ class ComparedRun:
         accuracy: accuracy on all validation images of the run; in a multi-label run, all labels of an image must be
             correct.
         num_images: number of validation images.
+        num_missing_images: number of validation images that do not exist at the paths in val_predictions.csv.
         test_against_best: the test against the best run, which has the highest score; None for the best run itself, or
             if the two runs share no validation image.
         training_s: training time in seconds; None if unknown.
@@ -92,6 +93,7 @@ class ComparedRun:
     size_bytes: int
     differing_settings: dict[str, str]
     mean_ap: Proportion | None = None
+    num_missing_images: int = 0
 
     @property
     def score_name(self) -> str:
@@ -109,6 +111,7 @@ class ComparedRun:
             "run": str(self.path),
             "accuracy": asdict(self.accuracy),
             "count": self.num_images,
+            "missing": self.num_missing_images,
             "against_best": self.test_against_best and self.test_against_best.to_dict(),
             "seconds": self.training_s,
             "size_bytes": self.size_bytes,
@@ -152,6 +155,7 @@ def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
             size_bytes=_find_model_size(run.path),
             differing_settings={name: values[index] for name, values in differing.items()},
             mean_ap=run.score if run.score_name == "mAP" else None,
+            num_missing_images=count_missing_images(run.predictions.paths if run.predictions else ()),
         )
         for index, run in enumerate(folders)
     )
@@ -160,9 +164,9 @@ def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
 def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | None:
     """Apply McNemar's exact test to the validation images that both runs share; return None if they share none.
 
-    An image is shared if its path and its label are the same in both runs. The interval is the Wald interval for paired
-    proportions. For multi-label runs, the difference in mean average precision is bootstrapped; see
-    `mean_ap_difference`.
+    An image is shared if its path, without symbolic links, and its label are the same in both runs. The interval is the
+    Wald interval for paired proportions. For multi-label runs, the difference in mean average precision is
+    bootstrapped; see `mean_ap_difference`.
     """
     mine, theirs = _find_correctness_by_image(run), _find_correctness_by_image(best_run)
     shared = [key for key in mine if key in theirs]
@@ -216,12 +220,21 @@ def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, st
         if each is runs[0]:
             verdict = "best" if all(other.test_against_best for other in runs[1:]) else "-"
         elif against is None:
-            verdict = "no image in common"
+            verdict = _describe_lack_of_shared_images(each, runs[0])
         else:
             change = "worse" if against.difference.value < 0 else "better"  # on the shared images
             significance = "not significant" if against.is_within_noise else change
             verdict = f"{100 * against.difference.value:+.1f}, {significance} (p {against.p_value:.2g})"
         yield "" if each.training_s is None else f"{each.training_s:.0f} s", f"{each.size_bytes / 1e6:.1f} MB", verdict
+
+
+def _describe_lack_of_shared_images(run: ComparedRun, best_run: ComparedRun) -> str:
+    """Return that the runs share no image and, if images do not exist at their paths, how many of which run."""
+    missing = ((run, "its"), (best_run, "the first run's"))
+    counts = [
+        f"{each.num_missing_images} of {whose} images are missing" for each, whose in missing if each.num_missing_images
+    ]
+    return f"no image in common{': ' if counts else ''}{' and '.join(counts)}"
 
 
 def _read_finished_run(path: Path) -> RunFolder:
@@ -237,7 +250,7 @@ def _find_correctness_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
 
 
 def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Yield a key for each validation image: its path and the name of its class.
+    """Yield a key for each validation image: its path without symbolic links, and the name of its class.
 
     In a multi-label run, the second part lists the names of all classes of the run, then for each class whether the
     image has it. Runs with different classes therefore have no key in common.
@@ -247,7 +260,7 @@ def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:
         return
     for path, label in zip(found.paths, found.labels.tolist(), strict=True):
         classes = [*run.class_names, *map(str, label)] if found.is_multi_label else [run.class_names[label]]
-        yield os.path.normpath(str(path.absolute())), "\n".join(classes)
+        yield resolve_image_path(path), "\n".join(classes)
 
 
 def make_run_names(runs: Sequence[ComparedRun]) -> list[str]:

@@ -230,7 +230,8 @@ def test_thresholds_are_measured_on_enough_images_that_the_run_was_not_trained_o
         assert bool(expected) == bool(note)
         assert note in format_quantization(result)
     assert after.provenance.num_in_splits == result.num_in_splits
-    num_new = result.num_images - (result.num_in_splits or (0, 0))[0]
+    num_new = result.num_held_out
+    assert num_new == result.num_images - (result.num_in_splits or (0, 0))[0]
     assert after.prediction_sets
     assert after.prediction_sets.count == (12 if kept else num_new)
     card, written = " ".join(format_model_card(after).split()), json.loads(json.dumps(result.to_dict()))

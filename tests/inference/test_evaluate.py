@@ -15,6 +15,7 @@ from mlimages.inference.class_alignment import align_class_indices
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import render_evaluation
 from tests.browser import OpenPage
+from tests.conftest import RunCli
 from tests.deploying import made_images
 
 pytestmark = pytest.mark.train
@@ -116,9 +117,57 @@ def test_images_that_the_run_used_are_counted_if_they_can_be_read(
     write_label_file(run / "train.txt", items[:4], NAMES)
     write_label_file(run / "val.txt", items[4:6], NAMES)
     items[3].path.write_text("no image")
-    items[5].path.unlink()
+    items[5].path.write_text("no image")
     found = evaluate(run, labels(tmp_path, items))
     assert (found.num_in_training_set, found.num_in_validation_set) == (3, 1)
+
+
+def copied_run(bundle: OnnxBundle, items: list[LabeledPath], project: Path) -> Path:
+    run = project / "runs/first"
+    run.mkdir(parents=True)
+    shutil.copy(bundle.path, run / "model.onnx")
+    (run / "config.json").write_text("{}")
+    write_label_file(run / "train.txt", items[:8], NAMES)
+    write_label_file(run / "val.txt", items[8:], NAMES)
+    return run
+
+
+@pytest.mark.parametrize("moved", ["the run", "the images", "the file", "one image"])
+@pytest.mark.parametrize("command", ["evaluate", "quantize"])
+def test_what_a_moved_run_was_trained_on_is_unknown(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path, run_cli: RunCli, command: str, moved: str
+) -> None:
+    run = copied_run(cnn_bundle, items, tmp_path)
+    if moved == "the run":
+        run = shutil.copytree(run, tmp_path / "else/deeper/first")
+    elif moved == "the file":
+        run = shutil.copy(run / "model.onnx", tmp_path / "moved.onnx")
+    elif moved == "the images":
+        items = [replace(item, path=tmp_path / "q" / item.path.relative_to(tmp_path / "p")) for item in items]
+        (tmp_path / "p").rename(tmp_path / "q")
+    else:
+        items = [*items, replace(items[0], path=items[0].path.rename(tmp_path / "0.png"))][1:]
+    names = ["evaluate", run, labels(tmp_path, items).path]
+    words = (
+        names if command == "evaluate" else ["quantize", run, "--calibration", names[-1], "-o", tmp_path / "small.onnx"]
+    )
+    count = {"the file": "the model was not in a run folder", "one image": "1 image "}.get(moved, "12 images ")
+    note = f"it is unknown whether the run used these images for training, since {count}"
+    assert note in run_cli(*map(str, words)).stdout
+    told = json.loads(run_cli(*map(str, words), "--json").stdout)
+    assert (told["trained_on"], told["chosen_on"]) == (None, None)
+
+
+def test_images_of_a_run_are_recognized_behind_links_and_without_its_other_images(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    run = copied_run(cnn_bundle, items, tmp_path)
+    items[11].path.unlink()
+    links = [replace(item, path=tmp_path / f"{n}.png") for n, item in enumerate(items[:9])]
+    for link, item in zip(links, items, strict=False):
+        link.path.symlink_to(item.path)
+    found = evaluate(run, labels(tmp_path, links))
+    assert (found.num_in_training_set, found.num_in_validation_set) == (8, 1)
 
 
 def test_a_label_file_without_a_usable_image_is_an_error(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
@@ -182,7 +231,7 @@ def test_paths_are_taken_as_text_and_results_have_a_short_repr(cnn_bundle: OnnxB
     found = evaluate(str(cnn_bundle.path), str(tmp_path / "val.txt"))
     assert re.fullmatch(
         r"Evaluation\(accuracy=[\d.]+ \([\d.]+ to [\d.]+\), num_images=3, "
-        r"num_in_training_set=0, num_in_validation_set=0, broken_images=0, classes=3\)",
+        r"num_in_training_set=None, num_in_validation_set=None, broken_images=0, classes=3\)",
         repr(found),
     )
     assert repr(Predictor(str(cnn_bundle.path), workers=2)) == f"Predictor({str(cnn_bundle.path)!r}, workers=2)"

@@ -148,7 +148,32 @@ def test_images_of_one_run_alone_are_not_compared(runs: list[Path]) -> None:
     predictions.write_text(predictions.read_text().replace("images/", "others/"))
     first, *others = list(format_comparison(compare_runs(runs)))[1:4]
     assert first.endswith(" -")  # no winner
-    assert sum(line.endswith("no image in common") for line in others) == 1
+    assert sum(line.endswith("no image in common: 12 of its images are missing") for line in others) == 1
+
+
+def test_the_same_images_behind_links_are_compared(runs: list[Path], tmp_path: Path) -> None:
+    near, good = (runs[index] / "val_predictions.csv" for index in (1, 2))
+    for image in (tmp_path / "runs/images").glob("*/*.png"):
+        link = tmp_path / "links" / image.relative_to(tmp_path / "runs/images")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(image)
+    (tmp_path / "folder").symlink_to(tmp_path / "runs/images")
+    for predictions, folder in ((near, "links"), (good, "folder")):
+        predictions.write_text(predictions.read_text().replace("../images/", f"../../{folder}/"))
+    tests = [each.test_against_best for each in compare_runs(runs)]
+    assert [test and test.num_shared_images for test in tests] == [None, 24, 24]
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_a_run_whose_images_were_moved_says_that_they_are_missing(runs: list[Path], moved: int) -> None:
+    predictions = runs[moved] / "val_predictions.csv"
+    predictions.write_text(predictions.read_text().replace("images/", "moved/"))
+    compared = compare_runs(runs[1:])
+    assert [each.to_dict()["missing"] for each in compared] == [24 * (moved == 2), 24 * (moved == 1)]
+    whose = "the first run's" if moved == 2 else "its"
+    expected = f"no image in common: 24 of {whose} images are missing"
+    assert list(format_comparison(compared))[2].endswith(expected)
+    assert expected.replace("'", "&#39;") in render_comparison(compared)
 
 
 def test_a_relative_path_to_a_run_names_the_same_images(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
