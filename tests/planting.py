@@ -100,7 +100,7 @@ class FittedPredictor(Predictor):
         return self.fitted(pixels).astype(np.float32)
 
     def compute_output_rows(self, pixels: Sequence[Pixels]) -> list[OutputRow]:
-        return [OutputRow(one) for one in self.compute_probabilities(pixels)]
+        return [OutputRow(one, np.log(one)) for one in self.compute_probabilities(pixels)]
 
 
 def as_rows(pixels: Sequence[Pixels]) -> NDArray[np.float64]:

@@ -20,6 +20,13 @@ With n images, this threshold is the ceil(0.95 (n + 1))-th largest probability o
 images, this rank is greater than n.
 """
 
+TEMPERATURE_BOUNDS = (0.05, 1000.0)
+"""Range of temperatures that are searched.
+
+If all predictions are right, the likelihood has no maximum, and the temperature is the lower bound. The upper bound is
+the temperature of predictions that are no better than chance.
+"""
+
 _INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -28,6 +35,18 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]  # numpy's sum is Any
+
+
+def cross_entropy(logits: NDArray[np.floating], labels: NDArray[np.integer], temperature: float = 1.0) -> float:
+    """Return the mean cross-entropy of `logits / temperature` in nats; finite even if a probability is 0.
+
+    Args:
+        logits: `(N, classes)`.
+        labels: class indices, `(N,)`.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
 
 
 def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -48,26 +67,24 @@ def expected_calibration_error(probabilities: NDArray[np.floating], labels: NDAr
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-    """Return the temperature (0.05 to 20) that maximizes the likelihood of `labels`; 1 if there are no images.
+    """Return the temperature within TEMPERATURE_BOUNDS that maximizes the likelihood of `labels`; 1 without images.
 
     The likelihood has a single maximum over 1 / temperature, found by golden-section search. Source: Guo et al. 2017.
     """
     if not len(labels):
         return 1.0
 
-    def loss(log_inverse_temperature: float) -> float:
-        scaled = math.exp(log_inverse_temperature) * logits.astype(np.float64)
-        scaled -= scaled.max(axis=1, keepdims=True)  # the logarithm of the softmax, since the softmax may be 0
-        return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(logits, labels, math.exp(log_temperature))
 
-    low, high = math.log(0.05), math.log(20)
+    low, high = map(math.log, TEMPERATURE_BOUNDS)
     for _ in range(60):
         span = _INVERSE_GOLDEN_RATIO * (high - low)
         if loss(high - span) < loss(low + span):
             high = low + span
         else:
             low = high - span
-    return math.exp(-(low + high) / 2)
+    return math.exp((low + high) / 2)
 
 
 def find_confidence_threshold(accepted_share: float, probabilities: NDArray[np.floating]) -> float:

@@ -53,7 +53,7 @@ class Evaluation:
         confusion_matrix: number of images by true class (row) and predicted class (column).
         mistakes: wrong predictions with their true class index, the most confident first.
         broken_images: images that could not be read; `num_images` does not include them.
-        loss: mean cross-entropy in nats, binary for a multi-label model; a probability below 1e-7 counts as 1e-7.
+        loss: mean cross-entropy in nats, binary for a multi-label model, computed from the logits and the temperature.
         calibration_error: expected calibration error, 0 (calibrated) to 1.
         num_unknown: number of images predicted as unknown.
         images_per_s: throughput of all workers together.
@@ -218,7 +218,7 @@ def evaluate(
     predictions, true_items = [result for result, _, _ in good], [item for _, item, _ in good]
     truth = task.make_targets(true_items, len(names))
     probabilities = np.array([_make_probability_row(result, len(names)) for result, _, _ in good])  # (N, classes)
-    label_scores, wrong, loss = None, [], 0.0
+    label_scores, wrong = None, []
     confusion: ConfusionMatrix = ()
     if isinstance(task, MultiLabel):
         label_scores = score_multi_label_predictions(
@@ -228,11 +228,9 @@ def evaluate(
             thresholds=task.thresholds,
             class_names=names,
         )
-        loss = label_scores.loss
     else:
         wrong = [(result, item.label) for result, item, _ in good if result.top[0].label != item.label]
         confusion = scores.confusion_matrix(truth.tolist(), probabilities.argmax(axis=1).tolist(), len(names))
-        loss = -float(np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-7)).mean())
     in_splits = find_images_in_splits(true_items, predictor.bundle)
     num_train, num_val = (in_splits and in_splits.counts) or (None, None)
     return Evaluation(
@@ -240,7 +238,7 @@ def evaluate(
         confusion_matrix=confusion,
         mistakes=tuple(sorted(wrong, key=lambda pair: (-pair[0].probability, pair[0].path))),
         broken_images=broken,
-        loss=loss,
+        loss=task.compute_loss(np.array([answer.logits for _, _, answer in good]), truth, predictor.bundle.temperature),
         calibration_error=task.compute_calibration_error(probabilities, truth),
         num_unknown=sum(result.known is False for result, _, _ in good),
         images_per_s=len(answers) / elapsed_s,

@@ -184,7 +184,8 @@ def run_background_test(
 
     The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one at a time, so that
     predictions differ only because of the background. The p-value is that of a permutation test of the labels, whose
-    statistic is the mean log-probability of the true class.
+    statistic is the mean log-probability of the true class. A probability below 1e-7 counts as 1e-7, so that no single
+    image decides.
 
     Args:
         predictor: the model.

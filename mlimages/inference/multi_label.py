@@ -33,7 +33,6 @@ class MultiLabelScores:
         per_class: precision, recall and F1 of each class at its threshold.
         thresholds: minimum probability at which each class is predicted.
         mistakes: predictions with a wrong label and their true class indices, the most confident first.
-        loss: mean binary cross-entropy in nats.
     """
 
     num_images: int
@@ -42,7 +41,6 @@ class MultiLabelScores:
     per_class: tuple[ClassScores, ...]
     thresholds: tuple[float, ...]
     mistakes: tuple[tuple[Prediction, tuple[int, ...]], ...]
-    loss: float
 
     @property
     def class_scores(self) -> tuple[MultiLabelClassScores, ...]:
@@ -90,7 +88,6 @@ def score_multi_label_predictions(
     wrong = targets != predicted_mask
     certainty = np.where(wrong, np.abs(probabilities - np.array(thresholds)), -1).max(axis=1)  # (N,)
     order = [index for index in (-certainty).argsort(kind="stable").tolist() if wrong[index].any()]
-    p = np.clip(probabilities, 1e-7, 1 - 1e-7)
     return MultiLabelScores(
         num_images=len(labels),
         exact_match_ratio=estimate_proportion(int((~wrong).all(axis=1).sum()), len(labels)),
@@ -98,7 +95,6 @@ def score_multi_label_predictions(
         per_class=multi_label_scores(targets, predicted_mask, class_names),
         thresholds=thresholds,
         mistakes=tuple((predictions[index], labels[index]) for index in order),
-        loss=-float(np.where(targets, np.log(p), np.log1p(-p)).mean()),
     )
 
 

@@ -58,11 +58,13 @@ class TimedResult:
         result: the prediction, or why the image could not be decoded.
         decode_s: seconds to read the image and preprocess its pixels.
         inference_s: seconds to compute the outputs of the batch, divided by the number of its images.
+        logits: the output `logits`, float32 `(classes,)`; None if the image could not be decoded.
     """
 
     result: Prediction | BrokenImage
     decode_s: float
     inference_s: float = 0.0
+    logits: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,14 @@ class OutputRow:
 
     Attributes:
         probabilities: float32 `(classes,)`.
+        logits: float32 `(classes,)`.
         known_score: in-distribution score (0..1), the output `known`; None if the file has no such output.
         prediction_set: class indices of the prediction set, the most probable first; None if the file has no threshold
             for prediction sets.
     """
 
     probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
     known_score: float | None = None
     prediction_set: tuple[int, ...] | None = None
 
@@ -189,12 +193,15 @@ class Predictor:
         begin = time.perf_counter()
         rows = iter(self.compute_output_rows(good) if good else ())
         inference_s = (time.perf_counter() - begin) / max(1, len(good))
-        return [
-            TimedResult(pixels, decode_s)
-            if isinstance(pixels, BrokenImage)
-            else TimedResult(self.make_prediction(get_input_path(image), next(rows), top=top), decode_s, inference_s)
-            for image, (pixels, decode_s) in zip(images, decoded, strict=True)
-        ]
+        results = []
+        for image, (pixels, decode_s) in zip(images, decoded, strict=True):
+            if isinstance(pixels, BrokenImage):
+                results.append(TimedResult(pixels, decode_s))
+                continue
+            row = next(rows)
+            prediction = self.make_prediction(get_input_path(image), row, top=top)
+            results.append(TimedResult(prediction, decode_s, inference_s, row.logits))
+        return results
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
         """Return the preprocessed pixels, uint8 `(h, w, C)`, or a BrokenImage, and the decoding time in seconds.
@@ -228,6 +235,7 @@ class Predictor:
         return [
             OutputRow(
                 probabilities[n],
+                logits[n],
                 None if known is None else float(known[n]),
                 None if shares is None else compute_prediction_set(shares[n], thresholds[PREDICTION_SET_LEVEL]),
             )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlimages.core import LabeledPath, Proportion, average_precisions, estimate_proportion
 from mlimages.dataset import multi_hot
-from mlimages.inference.calibration import expected_calibration_error, softmax
+from mlimages.inference.calibration import cross_entropy, expected_calibration_error, softmax
 
 FloatArray = NDArray[np.floating]
 TargetArray = NDArray[Any]
@@ -33,6 +33,9 @@ class Task(Protocol):
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the score of probabilities `(N, classes)` with its 95 % interval."""
+
+    def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
+        """Return the mean loss in nats of `logits / temperature` `(N, classes)`, as in training."""
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the expected calibration error, 0 to 1."""
@@ -71,6 +74,10 @@ class SingleLabel:
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the accuracy with Wilson's 95 % interval."""
         return estimate_proportion(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
+
+    def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
+        """Return the mean cross-entropy."""
+        return cross_entropy(logits, targets, temperature)
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the calibration error of the most probable class."""
@@ -112,6 +119,11 @@ class MultiLabel:
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
         """Return the mean average precision with its 95 % interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
+
+    def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
+        """Return the mean binary cross-entropy over all pairs of image and class."""
+        scaled = logits.astype(np.float64) / temperature
+        return float((np.logaddexp(0, scaled) - targets * scaled).mean())
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
         """Return the calibration error over all pairs of image and class."""

@@ -129,7 +129,6 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
     found = score_multi_label_predictions(predictions, labels, probabilities, thresholds=thresholds, class_names=names)
     assert found.num_images == 40
     assert found.exact_match_ratio.value == metrics.accuracy_score(LABELS, predicted)
-    assert found.loss == pytest.approx(np.mean([metrics.log_loss(LABELS[:, n], probabilities[:, n]) for n in range(4)]))
     expected = metrics.precision_recall_fscore_support(LABELS, predicted)
     rows = np.array([(row.precision.value, row.recall.value, row.f1.value, row.count) for row in found.per_class])
     assert rows == pytest.approx(np.transpose(expected))
@@ -164,16 +163,34 @@ def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_
     }
 
 
-def test_a_probability_of_0_or_1_that_is_wrong_has_a_finite_loss() -> None:
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_loss_is_that_of_scikit_learn(temperature: float) -> None:
+    single, multi = SingleLabel(), MultiLabel()
+    p = single.compute_probabilities(LOGITS, temperature)
+    assert single.compute_loss(LOGITS, CLASSES, temperature) == pytest.approx(metrics.log_loss(CLASSES, p))
+    p = multi.compute_probabilities(LOGITS, temperature)
+    expected = np.mean([metrics.log_loss(LABELS[:, n], p[:, n]) for n in range(4)])
+    assert multi.compute_loss(LOGITS, LABELS, temperature) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("margin", [20.0, 200.0, 2e4])
+@pytest.mark.parametrize("task", [SingleLabel(), MultiLabel()])
+def test_the_loss_of_a_wrong_prediction_is_not_capped(task: SingleLabel | MultiLabel, margin: float) -> None:
+    logits = np.array([[margin, 0.0 if isinstance(task, SingleLabel) else -margin]], np.float32)
+    right, wrong = (task.make_targets([LabeledPath(Path("a"), n, (n,))], 2) for n in (0, 1))
+    assert task.compute_loss(logits, wrong) == pytest.approx(margin)
+    assert 0 <= task.compute_loss(logits, right) < 1e-8
+    assert task.compute_loss(logits, wrong, temperature=4.0) == pytest.approx(margin / 4, rel=1e-2)
+
+
+def test_a_wrong_label_is_a_mistake() -> None:
     wrong = np.array([[1.0, 0.0]])
     prediction = Prediction("a", (), labels=(ClassScore("ant", 0, 1.0),))
     found = score_multi_label_predictions(
         [prediction], [(1,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
     )
-    assert found.loss == pytest.approx(-np.log(1e-7), rel=1e-3)
     assert found.exact_match_ratio.value == 0.0
     found = score_multi_label_predictions(
         [prediction], [(0,)], wrong, thresholds=(0.5, 0.5), class_names=("ant", "bee")
     )
     assert (found.exact_match_ratio.value, found.mistakes) == (1.0, ())
-    assert found.loss == pytest.approx(1e-7, rel=1e-3)

@@ -52,7 +52,7 @@ class StandInPredictor(Predictor):
         return softmax((framed.mean(axis=(1, 2)) * 5).astype(np.float32))
 
     def compute_output_rows(self, pixels: Sequence[NDArray[np.uint8]]) -> list[OutputRow]:
-        return [OutputRow(one) for one in self.compute_probabilities(pixels)]
+        return [OutputRow(one, np.log(one)) for one in self.compute_probabilities(pixels)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
-from mlimages.reports import draw_run
+from mlimages.reports import draw_run, read_run
 from mlimages.training import FineTuneConfig, FineTuneResult, export_run, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
 from tests.conftest import cli_in
@@ -231,6 +231,8 @@ def test_the_command_line_trains_exports_and_goes_on(exported: FineTuneResult) -
     assert set(keys.split()) <= result.keys()
     assert "mlimages predict cli/model.onnx" in done.stderr
     assert " -o cli\n" in (folder / "cli" / "README.md").read_text(), "the model card"
+    loss = json.loads(run_cli("evaluate", "cli", "cli/val.txt", "--json").stdout)["loss"]
+    assert loss == pytest.approx(read_run(folder / "cli").epochs[result["best_epoch"] - 1]["val_loss"], rel=1e-4)
     written = (folder / result["onnx"]).stat().st_mtime_ns
     again = run_cli("finetune", "--resume", "cli", "--json")
     assert (folder / result["onnx"]).stat().st_mtime_ns == written, "a finished run is not exported again"

@@ -138,6 +138,8 @@ def test_network_file_and_predictor_agree_and_the_file_holds_the_thresholds(resu
         float(functional.binary_cross_entropy(torch.from_numpy(expected), torch.from_numpy(targets).float())), rel=1e-3
     )
     run_folder = read_run(result.run)
+    if result.best_epoch:
+        assert found.loss == pytest.approx(run_folder.epochs[result.best_epoch - 1]["val_loss"], rel=1e-4)
     assert run_folder.predictions is not None
     assert run_folder.predictions.thresholds == pytest.approx(bundle.thresholds, abs=1e-6)
     assert run_folder.score == found.score
