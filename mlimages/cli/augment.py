@@ -67,7 +67,11 @@ def augment(
 
     from mlimages.core import ImageProperty, TqdmProgress
     from mlimages.dataset import augment as write
+    from mlimages.labels import require_outside_dataset
 
+    output_format = output_format or ("npz" if out.suffix == ".npz" else "folder")
+    if output_format == "folder":
+        require_outside_dataset(out, labels)
     images = read_labels(labels, table_options)
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
@@ -77,7 +81,7 @@ def augment(
         flip=flip,
         split=fractions,
         seed=seed,
-        format=output_format or ("npz" if out.suffix == ".npz" else "folder"),
+        format=output_format,
         overwrite=force,
         progress=TqdmProgress(),
     )

@@ -201,9 +201,12 @@ def predict(
     """
     from mlimages.images import copy_by_class
     from mlimages.inference import Predictor, find_input_images
+    from mlimages.labels import require_outside_dataset
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
+    if copy_to:
+        require_outside_dataset(copy_to, *sources if sources != ["-"] else [])
     with detect_swapped_arguments(model, sources):
         predictor = Predictor(model, workers=workers)
     images = [sys.stdin.buffer.read()] if sources == ["-"] else find_input_images(sources)

@@ -108,6 +108,7 @@ from .types import ImageRef as ImageRef
 from .types import LabeledPath as LabeledPath
 from .types import Prediction as Prediction
 from .types import TargetRuntime as TargetRuntime
+from .written_files import RECORDS_FILE_NAME as RECORDS_FILE_NAME
 from .written_files import check_and_record_outputs as check_and_record_outputs
 from .written_files import list_written_files as list_written_files
 from .written_files import record_settings as record_settings

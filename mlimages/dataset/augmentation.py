@@ -41,6 +41,7 @@ from mlimages.labels import (
     find_source,
     make_folder_names,
     open_labels,
+    require_outside_dataset,
     write_label_file,
 )
 
@@ -100,7 +101,8 @@ def augment(
 
     Raises:
         InputError: the fractions do not add up to 1, an angle is not finite, the seed is out of range, `out` already
-            exists (unless it is an empty folder and `format` is not `npz`), or no image can be decoded.
+            exists (unless it is an empty folder and `format` is not `npz`) or, for images, is inside the dataset, or no
+            image can be decoded.
         TypeError: `split` is a single number.
 
     Examples:
@@ -118,7 +120,9 @@ def augment(
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
     check_seed(seed)
-    labels, out = open_labels(labels), require_local_path(out)
+    source, labels, out = labels, open_labels(labels), require_local_path(out)
+    if format == "folder":
+        require_outside_dataset(out, source, labels)
     progress, broken_images = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     views_by_split = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
@@ -276,10 +280,10 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
     is_empty_folder = path.is_dir() and not any(path.iterdir())
     may_replace = overwrite and path.is_file() if format == "npz" else is_empty_folder
     if os.path.lexists(path) and not may_replace:  # even if mlimages wrote it: with other settings
-        advice = " or choose another name with -o"
+        advice = "move it or choose another name with -o"
         if format == "npz" and path.is_file():
-            advice = ", choose another name with -o, or replace the file with --force"
-        raise InputError(f"{path} already exists: move {path.name}{advice}")
+            advice = "move it, choose another name with -o, or replace the file with --force"
+        raise InputError(f"{path} already exists: {advice}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent) as temporary:
         folder = Path(temporary) / "output"

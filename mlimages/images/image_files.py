@@ -24,6 +24,7 @@ from mlimages.labels import (
     is_shard,
     iter_all_images,
     iter_entries,
+    list_skipped_outputs,
     make_folder_names,
     walk_folders,
 )
@@ -35,8 +36,8 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and in order.
 
     A file in `sources` may have any suffix; the image files of a folder are those with an image suffix. In a local
-    folder, hidden files and folders are ignored, and a warning gives the number of other files. For a shard
-    (`images-00000.tar`) or a folder of shards, yield the images that `label` reads.
+    folder, hidden files and folders and images that mlimages wrote are ignored, and a warning gives the number of other
+    files. For a shard (`images-00000.tar`) or a folder of shards, yield the images that `label` reads.
     """
     for source in map(as_path, sources):
         with refresh_remote_listings(source):
@@ -52,18 +53,25 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
             yield from (path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
             continue
         skipped: Counter[str] = Counter()
+        num_outputs = 0
         for folder in walk_folders(source, is_skipped=lambda name: name.startswith(".")):
-            names = (name for name, is_folder in iter_entries(folder) if not (is_folder or name.startswith(".")))
-            for path in (folder / name for name in sorted(names)):
-                if (suffix := path.suffix.lower()) in IMAGE_SUFFIXES:
-                    yield path
-                else:
+            names = [name for name, is_folder in iter_entries(folder) if not is_folder]
+            outputs = list_skipped_outputs(folder, names)
+            for path in (folder / name for name in sorted(names) if not name.startswith(".")):
+                suffix = path.suffix.lower()
+                if suffix not in IMAGE_SUFFIXES:
                     skipped[suffix or "without a suffix"] += 1
+                elif path.name in outputs:
+                    num_outputs += 1
+                else:
+                    yield path
         if skipped:
             counts = ", ".join(f"{count} {suffix}" for suffix, count in skipped.most_common(5))
             logger.warning(
                 "%s: skipped files whose suffix is not that of an image (number by suffix): %s", source, counts
             )
+        if num_outputs:
+            logger.warning("%s: skipped images that mlimages wrote: %d", source, num_outputs)
 
 
 def copy_by_class(

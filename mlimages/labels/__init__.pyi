@@ -30,11 +30,13 @@ from .labelling import parse_fractions as parse_fractions
 from .labelling import read_paths as read_paths
 from .layout import describe_renamed_folders as describe_renamed_folders
 from .layout import make_folder_names as make_folder_names
+from .layout import require_outside_dataset as require_outside_dataset
 from .layout import write_class_folders as write_class_folders
 from .scanning import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .scanning import MISSING_IMAGES_ADVICE as MISSING_IMAGES_ADVICE
 from .scanning import SPLIT_NAMES_BY_ALIAS as SPLIT_NAMES_BY_ALIAS
 from .scanning import iter_entries as iter_entries
+from .scanning import list_skipped_outputs as list_skipped_outputs
 from .scanning import normalize_class_name as normalize_class_name
 from .scanning import walk_folders as walk_folders
 from .shards import find_shards as find_shards

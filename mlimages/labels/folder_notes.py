@@ -26,10 +26,8 @@ _SHARD_MANIFEST = re.compile(r"manifest-(\d{5})-of-(\d{5})\.jsonl")
 
 
 def find_root_images(root: Path) -> list[Path]:
-    """Return the images directly in a folder, except those that mlimages wrote (a mean image, a contact sheet)."""
-    images = list(iter_images(root, recursive=False))
-    written = list_written_files(root) if images else set()
-    return [path for path in images if path.name not in written]
+    """Return the images directly in a folder."""
+    return list(iter_images(root, recursive=False))
 
 
 def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool) -> list[str]:

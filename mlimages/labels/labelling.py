@@ -31,7 +31,12 @@ from mlimages.labels.formats import get_supported_suffix, is_table, read_text_ro
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
-from mlimages.labels.layout import describe_renamed_folders, make_folder_names, write_class_folders
+from mlimages.labels.layout import (
+    describe_renamed_folders,
+    make_folder_names,
+    require_outside_dataset,
+    write_class_folders,
+)
 from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries, make_path_resolver
 from mlimages.labels.split_files import SPLIT_NAMES_BY_COUNT, describe_stale_split_files, find_split_files
 from mlimages.labels.splitting import check_fractions, group_by_pattern
@@ -171,6 +176,8 @@ def make_label_files(
         labels = append_labels(existing, labels, by_class_index=by_class_index)
         for line in labels.notes:
             print_note(line)
+    if options.as_folders:
+        require_outside_dataset(options.as_folders, source, labels)
     if options.append and (adds_to_target or earlier):
         force = force or target.suffix == ".txt"  # its lines are kept
     names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)

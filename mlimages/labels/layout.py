@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlimages.core import (
     InputError,
+    as_path,
     atomic_write,
     format_examples,
     is_member_path,
@@ -18,6 +19,7 @@ from mlimages.core import (
     require_local_path,
 )
 from mlimages.labels.label_file import LabelFile
+from mlimages.labels.scanning import normalize_class_name
 
 _MAX_NAME_BYTES = 240
 """Maximum length of a folder name without a suffix such as `_2`; most file systems allow 255 bytes in total."""
@@ -56,6 +58,41 @@ def write_class_folders(
     for target, source in targets.items():
         _link_or_copy(source, target, copy=copy)
     return len(targets)
+
+
+def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile | str | os.PathLike[str]) -> None:
+    """Check that a folder for images is outside the datasets that a command reads.
+
+    Otherwise, the next scan of a dataset would read these images as part of it.
+
+    Args:
+        folder: the folder to which images are written.
+        sources: folders, which are datasets, files, which are not, and label files, whose images may be in class
+            folders of a dataset.
+
+    Raises:
+        InputError: `folder` is a dataset, or inside it.
+    """
+    out = require_local_path(folder).resolve()
+    for source in sources:
+        for root in _find_class_roots(source) if isinstance(source, LabelFile) else {as_path(source)}:
+            if not is_remote(root) and root.is_dir() and out.is_relative_to(root.resolve()):
+                raise InputError(
+                    f"{folder} is inside {root}, where its images would later be read as part of the dataset: "
+                    f"choose a folder outside {root}"
+                )
+
+
+def _find_class_roots(labels: LabelFile) -> set[Path]:
+    """Return the folders with the class folders of these images: folders that have the name of the class."""
+    names = labels.class_names
+    folders = {(os.path.dirname(path), label) for path, label in labels.text_items()}  # noqa: PTH120  # texts
+    classes = ((as_path(folder), names[label]) for folder, label in folders if isinstance(label, int))
+    return {
+        folder.parents[name.count("/")]
+        for folder, name in classes
+        if f"/{normalize_class_name(folder.as_posix())}".endswith(f"/{name}")
+    }
 
 
 def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> tuple[str, ...]:

@@ -6,14 +6,14 @@ import os
 import re
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from mlimages.core import escape_unprintable, is_remote, make_install_command
+from mlimages.core import RECORDS_FILE_NAME, escape_unprintable, is_remote, list_written_files, make_install_command
 
 _HEIC_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 
@@ -123,10 +123,19 @@ def _creates_cycle(path: Path, folder: Path, root: Path) -> bool:
 
 
 def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order."""
+    """Yield the images in a folder and, if `recursive`, in its subfolders, selected by suffix, in natural order.
+
+    Images that mlimages wrote, such as a mean image or a contact sheet, are skipped.
+    """
     for folder in walk_folders(root) if recursive else [root]:
-        names = (name for name, is_folder in iter_entries(folder) if not is_folder and is_image_name(name))
-        yield from (folder / name for name in sorted(names, key=natural_sort_key))
+        names = [name for name, is_folder in iter_entries(folder) if not is_folder]
+        images = set(filter(is_image_name, names)) - list_skipped_outputs(folder, names)
+        yield from (folder / name for name in sorted(images, key=natural_sort_key))
+
+
+def list_skipped_outputs(folder: Path, file_names: Collection[str]) -> set[str]:
+    """Return the names of the files in a folder that mlimages wrote, given the names of all files in it."""
+    return list_written_files(folder).intersection(file_names) if RECORDS_FILE_NAME in file_names else set()
 
 
 def _is_broken_link(path: Path) -> bool:
@@ -184,7 +193,9 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recur
     """
     skipped: Counter[tuple[str, str]] = Counter()
     for folder in walk_folders(root) if recursive else [root]:
-        for name, is_folder in iter_entries(folder):
+        is_in_class, entries = is_class_folder or folder != root, list(iter_entries(folder))
+        outputs = list_skipped_outputs(folder, [name for name, _ in entries])
+        for name, is_folder in entries:
             if not is_valid_name(name) and is_folder:
                 skipped["folders whose names a label file cannot contain (rename them)", escape_unprintable(name)] += 1
             elif not is_valid_name(name):
@@ -198,7 +209,9 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recur
                     skipped["folders without read permission", name] += 1
             elif not is_image_name(name) and _is_broken_link(folder / name):
                 skipped["links to files or folders that do not exist", name] += 1
-            elif (is_class_folder or folder != root) and not name.startswith(".") and not is_image_name(name):
+            elif is_in_class and name in outputs and is_image_name(name):
+                skipped["images that mlimages wrote", ""] += 1
+            elif is_in_class and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
                 skipped["files that are not images", suffix or "no suffix"] += 1
     hints = dict.fromkeys(_HEIC_SUFFIXES, f" (`{make_install_command('heic')}` adds support)")
