@@ -203,7 +203,7 @@ class Thresholds:
         values: dict[str, Any] = {}
         for setting in settings:
             name, _, value = setting.partition("=")
-            if name not in types:
+            if name not in types or not value:
                 raise InputError(f"threshold {setting!r}: expected NAME=VALUE, where NAME is one of {', '.join(types)}")
             try:
                 values[name] = types[name](value)

@@ -217,7 +217,8 @@ RULES = {
     Code.PLACEHOLDER: Rule(
         lambda f, t: ~is_blank(f, t) & ~is_tiny(f, t) & (f["two_level_fraction"] >= t.placeholder_share),
         lambda f, t: (
-            f"two luma values cover {100 * f['two_level_fraction']:.0f} %: line art, or an object on a plain background"
+            f"{100 * f['two_level_fraction']:.0f} % of the pixels have one of two gray levels: line art, or an "
+            "object on a plain background"
         ),
     ),
 }

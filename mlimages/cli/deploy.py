@@ -30,7 +30,7 @@ def export(
     preprocessing: bool = typer.Option(
         True,
         "--preprocessing/--no-preprocessing",
-        help="Include resizing, cropping and normalization in the file, or leave them to the program that runs it.",
+        help="Include resizing, cropping and normalization in the file; otherwise, the program that runs it does them.",
     ),
     exact: bool = typer.Option(
         False, "--exact", help="Use a slower resize operation whose output is bit-identical to Pillow's."
@@ -234,7 +234,7 @@ def evaluate(
         0,
         min=0,
         metavar="N",
-        help="Also test on N images whether predictions depend on the area around the centre (mostly background).",
+        help="Also test on N images whether predictions depend on the outer part of the image (mostly background).",
     ),
     skip_unavailable: bool = SKIP_UNAVAILABLE,
     force: bool = FORCE,
@@ -335,7 +335,7 @@ def serve(
     secret = os.environ.get(TOKEN_VARIABLE, "").strip()
     if secret and not token and is_loopback(host):
         secret = ""
-        print_to_stderr(f"{TOKEN_VARIABLE} is not required on a loopback address; behind a proxy, add --token")
+        print_to_stderr(f"requests need no token; behind a proxy, add --token to require {TOKEN_VARIABLE}")
     if token and not secret:
         raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
     settings = ServerSettings(**{**server_options, "token": secret})

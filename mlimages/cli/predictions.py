@@ -221,7 +221,7 @@ def _format_background_test(background_test: BackgroundTest) -> str:
     verdict = "the network uses" if background_test.is_significant else "no evidence that the network uses"
     return (
         f"with the centre replaced by that of another image, {correct} of the predictions are still correct "
-        f"({chance} by chance, p = {background_test.p_value:.2g}): {verdict} the area around the centre"
+        f"({chance} by chance, p = {background_test.p_value:.2g}): {verdict} the outer part of the image"
     )
 
 

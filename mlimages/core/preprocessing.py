@@ -128,7 +128,7 @@ def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
     except TypeError:
         raise InputError(f"{name} is {value!r}: expected a whole number of pixels") from None
     if pixels < minimum:
-        raise InputError(f"{name} is {pixels}: expected at least {minimum} pixels{hint and ' (' + hint + ')'}")
+        raise InputError(f"{name} is {pixels}: expected at least {minimum} px{hint and ' (' + hint + ')'}")
     return pixels
 
 

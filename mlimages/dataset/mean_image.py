@@ -164,7 +164,7 @@ def compute_mean(
     raise_if_most_images_missing(broken, count + len(broken))
     if not counts:
         detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
-        raise InputError(f"cannot compute a mean: none of {pluralize(len(broken), 'image')} can be used ({detail})")
+        raise InputError(f"cannot compute a mean of {pluralize(len(broken), 'image')}: none can be used ({detail})")
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum

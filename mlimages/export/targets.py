@@ -108,7 +108,8 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
         return runtime.load_model(package, path)
     except Exception as error:  # each runtime has its own errors
         raise ExportError(
-            f"{runtime.name} cannot load the file ({summarize_error(error)[:200]}); nothing was written"
+            f"{runtime.name} cannot load the file, so it was not written ({summarize_error(error)[:200]}): try "
+            "another --target"
         ) from error
 
 

@@ -89,7 +89,9 @@ def copy_by_class(
     *folders, unknown = make_folder_names([*class_names, "unknown"])
     notes = describe_renamed_folders(class_names, folders)
     if unknown != "unknown":
-        notes.append(f"images of none of the classes are copied to {unknown}, since a class is named unknown")
+        notes.append(
+            f"images that belong to no class are copied to {unknown}, since one of the classes is named unknown"
+        )
     for note in notes:
         logger.warning("%s: %s", folder, note)
     for result in predictions:

@@ -10,7 +10,7 @@ from itertools import chain
 from mlimages.core import InputError, as_path
 from mlimages.images import find_images
 
-URL_ERROR_MESSAGE = "expected a file or folder, not a link: download images with `mlimages gather urls`"
+URL_ERROR_MESSAGE = "URLs are not read here: download the images with `mlimages gather urls`, and use their paths"
 
 _URL_PATTERN = re.compile(r"(https?|ftp|data):", re.IGNORECASE)
 

@@ -116,8 +116,9 @@ def _read_referenced_ids(
     if unknown := [each for each in ids if each not in known_ids]:
         list_key = {"image_id": "images", "category_id": "categories"}[key]
         raise LabelFileError(
-            f"{path}: {len(unknown)} of {len(ids)} annotations refer to unknown {list_key} ({key} {unknown[0]}): "
-            f"remove these annotations, or add the {list_key}"
+            f"{path}: {key} {unknown[0]} of an annotation is not in {list_key!r} ({len(unknown)} of {len(ids)} "
+            "annotations): "
+            f"remove these annotations, or add the missing {list_key}"
         )
     return ids
 

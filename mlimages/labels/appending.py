@@ -44,7 +44,8 @@ def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_c
         name = new_names[label]
         if name in defined and (other := defined.index(name)) != label:
             raise InputError(
-                f"{existing_labels.path}: class {other} is already named {name}: append {new_labels.img_root} with "
+                f"{existing_labels.path}: the class {name} already has the label {other}, not {label}: append "
+                f"{new_labels.img_root} with "
                 f"--label {other}, or rename the folder"
             )
         names = add_class_name(names, label, name)

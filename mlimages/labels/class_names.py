@@ -258,7 +258,7 @@ def check_known_classes(folder: Path, found_names: Iterable[str], class_names: C
     """
     if unknown := [name for name in found_names if name not in class_names]:
         raise InputError(
-            f"{folder / unknown[0]}: the folder name is not one of the {len(class_names)} class names "
+            f"{folder / unknown[0]}: the folder name is not in the given class names "
             f"({format_examples(class_names)}): rename the folder, or add its name to the class names"
         )
 

@@ -288,7 +288,7 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     labelled = {name: by_split[name] for name in SPLIT_NAMES_BY_ALIAS if name in by_split}  # train, val, test
     names = ", ".join(path.name for path in folders)
     if labelled and len({SPLIT_NAMES_BY_ALIAS[path.name.lower()] for path in folders}) < len(folders):
-        raise InputError(f"{root} contains several folders of one split ({names}): merge or rename them")
+        raise InputError(f"{root} contains two folders for the same split ({names}): merge or rename them")
     if not labelled:
         raise InputError(
             f"{root} contains the splits {names} without class folders: {suggest_table(root, *folders)}create "

@@ -315,7 +315,7 @@ def _select_images(
         files = [file.without(paths) for file in files]
         count = before.count_images()[0] - files[0].count_images()[0]
         if paths and not count:
-            raise InputError(f"none of the {len(paths)} images in {drop_list} is in {before.path}: check the paths")
+            raise InputError(f"no image of {drop_list} ({len(paths)} listed) is in {before.path}: check the paths")
         print_note(f"dropped: {pluralize(count, 'image')} ({drop_list} lists {len(paths)})")
     if options.limit_per_class:
         files = [file.limit_per_class(options.limit_per_class, seed=options.seed) for file in files]

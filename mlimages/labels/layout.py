@@ -15,6 +15,7 @@ from mlimages.core import (
     format_examples,
     is_member_path,
     is_remote,
+    pluralize,
     read_file,
     require_local_path,
 )
@@ -53,7 +54,8 @@ def write_class_folders(
     others += [target for target, source in targets.items() if not _can_place_image(source, target, copy=copy)]
     if others:
         raise InputError(
-            f"{root} contains {len(others)} files that do not belong to these labels ({others[0]}): use an empty folder"
+            f"{root} contains {pluralize(len(others), 'file')} of other labels (such as {others[0]}): use an empty "
+            "folder"
         )
     for target, source in targets.items():
         _link_or_copy(source, target, copy=copy)

@@ -308,9 +308,9 @@ class Table:
         if len(unlabeled) >= max(1, num_rows) and not (may_be_blank and num_rows):
             rows = f"{len(unlabeled)} of {len(unlabeled) + num_rows} rows"
             expected = f"a path and a label{' (one class)' * (not self.has_label_lists)}"
-            expected += f"; {rows} have no label: {self.options_hint}"
+            expected += f"; no label in {rows}: {self.options_hint}"
             if self.has_label_lists and self._is_one_hot:
-                expected = f"a path, and 0 or 1 in each label column; {rows} have another value, such as -1 or NaN, "
+                expected = f"a path, and 0 or 1 in each label column; other values in {rows}, such as -1 or NaN, "
                 expected += "or only blank cells: replace these values by 0 or 1"
             notes = "".join(f"; {note}" for note in self._describe_multiple_classes())
             raise LabelFileError(f"{self.path}:{unlabeled[0]}: expected {expected}{notes}")

@@ -25,7 +25,7 @@ from mlimages.inference import BundleSession, OnnxBundle
 try:
     import onnx
 except ModuleNotFoundError as error:
-    raise MissingExtraError("the layers of an .onnx file", "train") from error
+    raise MissingExtraError("summary of an .onnx file", "train") from error
 
 _LAYER_TYPES = {
     "Conv": "conv",

@@ -237,7 +237,7 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
     if probabilities.shape[1] != len(class_names):
         raise ValueError(
             f"{path.name} has {probabilities.shape[1]} probabilities per image, but classes.txt has "
-            f"{len(class_names)} classes"
+            f"{pluralize(len(class_names), 'class')}"
         )
     if unknown := {name for own in names for name in own} - index_of.keys():
         raise ValueError(f"{path.name} contains the class {min(unknown)!r}, which is not in classes.txt")

@@ -65,7 +65,8 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
     raise_for_unavailable_images(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
         advice = (
-            f"the paths in {config.out}/train.txt and val.txt are relative to that folder: move it or the images back"
+            f"train.txt and val.txt in {config.out} contain paths relative to this folder: move the folder back, or "
+            "the images with it"
         )
         raise_if_most_images_missing(broken, len(items), advice=advice)
     raise_if_most_images_missing(broken, len(items))

@@ -19,7 +19,7 @@ from tests.checks.test_validation import jpeg, scene
 
 ORDINARY = measure_image(jpeg(scene(1)), max_pixels=10**6)
 DARK = {"luma_p2": 0, "luma_p98": 60, "red_mean": 20, "green_mean": 21, "blue_mean": 63}
-LINES = "two luma values cover {} %: line art, or an object on a plain background"
+LINES = "{} % of the pixels have one of two gray levels: line art, or an object on a plain background"
 
 
 def measurements_with(changes: dict[str, object]) -> Measurements:

@@ -169,7 +169,7 @@ def test_every_threshold_has_its_test() -> None:
     ("setting", "message"),
     [
         ("blurr=0.3", "expected NAME=VALUE, where NAME is one of max_pixels"),
-        ("blur", "'' is not a number"),
+        ("blur=", "expected NAME=VALUE, where NAME is one of max_pixels"),
         ("near_bits=1.5", "'1.5' is not a whole number"),
         ("near_bits=65", "near_bits is 65: it must be from 0 to 64"),
         ("max_crop_loss=-0.1", "max_crop_loss is -0.1: it must be from 0 to 1"),

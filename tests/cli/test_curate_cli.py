@@ -471,7 +471,7 @@ def test_drop_finds_images_by_their_real_path_and_says_how_many(folders: Path, i
     assert "dropped: 1 image (elsewhere/drop.tsv lists 2)" in done.stderr
     (folders / "drop.tsv").write_text("path\tlabel\nlink/ants/1.jpg\t0\n")
     refused = invoke_cli("label", "all.txt", "--drop", "drop.tsv", "-o", "none.txt", check=False)
-    assert "none of the 1 images in drop.tsv is in all.txt: check the paths" in refused.stderr
+    assert "no image of drop.tsv (1 listed) is in all.txt: check the paths" in refused.stderr
 
 
 def test_fix_moves_into_the_quarantine_alone_and_is_followed_in_every_label_file(

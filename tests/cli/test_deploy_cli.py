@@ -252,7 +252,7 @@ def test_evaluate_prints_a_table_or_json_and_writes_a_page(
         (["predict", "MODEL", "p", "empty"], "empty is a folder without images"),
         (
             ["predict", "MODEL", "p", "https://x.example/a.jpg"],
-            "https://x.example/a.jpg: expected a file or folder, not a link",
+            "https://x.example/a.jpg: URLs are not read here: download",
         ),
         (["predict", "MODEL", "-", "p"], "- means standard input"),
         (["serve", "MODEL", "--port", "0", "--cors", "x.example"], "'x.example' is not an origin"),
@@ -430,7 +430,7 @@ def test_a_token_that_is_not_required_is_mentioned(model: Path) -> None:
         assert status_of(port, "/metrics") == 200
         process.kill()
         printed = "".join(process.communicate())
-    assert "MLIMAGES_TOKEN is not required on a loopback address; behind a proxy, add --token" in printed
+    assert "requests need no token; behind a proxy" in printed
     assert "s3cret" not in printed
 
 

@@ -132,7 +132,7 @@ def test_a_gray_mean_has_one_channel_and_one_line_of_statistics(labels: LabelFil
 
 
 def test_a_mean_of_no_image_is_an_error_that_names_the_first_broken_one(labels: LabelFile) -> None:
-    with pytest.raises(InputError, match=r"none of 1 image can be used \(first: .*3.png: not-an-image"):
+    with pytest.raises(InputError, match=r"of 1 image: none can be used \(first: .*3.png: not-an-image"):
         compute_mean(labels.filter(lambda item: item.path.name == "3.png"), PROP)
 
 

@@ -511,7 +511,7 @@ def test_two_lists_whose_names_give_one_class_are_refused(
     source = UrlList(*(tmp_path / name for name in names), class_name=class_name)
     if is_refused:
         named = (
-            f"{names[0]} and .*{names[-1]} have no classes, and both would get the class urls from their names: "
+            f"{names[0]} and .*{names[-1]} list no classes, so the class of each is its file name, which is the same: "
             ".*--class urls"
         )
         with pytest.raises(InputError, match=named):

@@ -106,17 +106,17 @@ def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"width": 0}, "width is 0: expected at least 1 pixels"),
+        ({"width": 0}, "width is 0: expected at least 1 px"),
         ({"width": 32.5}, "width is 32.5: expected a whole number of pixels"),
-        ({"height": -1}, "height is -1: expected at least 0 pixels (0 means the same as width)"),
-        ({"shorter_px": -5}, "shorter_px is -5: expected at least 0 pixels"),
+        ({"height": -1}, "height is -1: expected at least 0 px (0 means the same as width)"),
+        ({"shorter_px": -5}, "shorter_px is -5: expected at least 0 px"),
         ({"width": 9460}, "9460 x 9460 pixels are too many: at most 89478485 are supported"),
         ({"shorter_px": 10_000}, "10000 x 10000 pixels are too many"),
         ({"shorter_px": 16}, "a shorter side of 16 px cannot contain a crop of 32 x 32"),
         ({"resize": "shorte"}, "resize is 'shorte': expected one of shorter, crop,"),
         ({"interpolation": "nearest"}, "interpolation is 'nearest': expected one of bilinear, bicubic"),
-        ({"resize": "position", "position": (-1, 0)}, "position[0] (left) is -1: expected at least 0 pixels"),
-        ({"resize": "position", "position": (0, -1)}, "position[1] (top) is -1: expected at least 0 pixels"),
+        ({"resize": "position", "position": (-1, 0)}, "position[0] (left) is -1: expected at least 0 px"),
+        ({"resize": "position", "position": (0, -1)}, "position[1] (top) is -1: expected at least 0 px"),
         ({"resize": "position", "position": 5}, "position is 5: expected (left, top) in pixels"),
         ({"resize": "position", "position": (1, 2, 3)}, "position is (1, 2, 3): expected (left, top)"),
     ],
@@ -477,5 +477,6 @@ def test_classes_whose_names_become_one_folder_are_copied_apart_and_named(
     assert [path.name for path in (tmp_path / "out" / "unknown").iterdir()] == ["2.jpg"], "the class keeps its folder"
     assert caplog.messages == [
         f"{tmp_path / 'out'}: folders whose name differs from the class name: a/b as a_b, a_b as a_b_2",
-        f"{tmp_path / 'out'}: images of none of the classes are copied to unknown_2, since a class is named unknown",
+        f"{tmp_path / 'out'}: images that belong to no class are copied to unknown_2, since one of the classes is "
+        "named unknown",
     ]

@@ -150,7 +150,7 @@ def test_the_sentence_of_evaluate_finds_planted_shortcuts_and_nothing_in_a_clean
     )
     found = evaluate(linear_predictor(train, side=24), val, background_test_images=60)
     assert found.accuracy.low > 0.5
-    assert (": the network uses the area around the centre" in format_evaluation(found)) == bool(kind)
+    assert (": the network uses the outer part of the image" in format_evaluation(found)) == bool(kind)
 
 
 def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(

@@ -121,11 +121,14 @@ def test_a_second_class_of_the_same_name_is_refused_before_anything_is_written(
         invoke_cli("label", folder, "--label", number, "-o", "all.txt", "--append")
     before = {path: path.read_bytes() for path in tmp_path.glob("all*")}
     refused = invoke_cli("label", "s2/ok", "--label", "1", "-o", "all.txt", "--append", check=False)
-    assert "all.txt: class 0 is already named ok: append s2/ok with --label 0, or rename the folder" in refused.stderr
+    assert (
+        "all.txt: the class ok already has the label 0, not 1: append s2/ok with --label 0, or rename the folder"
+        in refused.stderr
+    )
     assert {path: path.read_bytes() for path in tmp_path.glob("all*")} == before
     done = invoke_cli("label", "s2/ok", "--label", "0", "-o", "all.txt", "--append")
     assert f"{len(existing) + 1} images" in done.stdout
-    with pytest.raises(InputError, match="class 0 is already named ok"):
+    with pytest.raises(InputError, match="the class ok already has the label 0, not 1"):
         append_labels(label_dir(tmp_path / "s1/ok", 0), label_dir(tmp_path / "s2/ok", 1), by_class_index=True)
 
 

@@ -121,7 +121,7 @@ def test_any_number_of_classes_is_read_from_the_forms_that_have_it(
          TableOptions(), r"a.jsonl:202: expected one class on every line"),
         ("a.csv", 'image,tags\na.jpg,ant|bee\nb.jpg,"ant,bee"\n', MULTI, "a.csv:3: labels are separated by"),
         ("a.csv", "image,p,q\na.jpg,1,1\nb.jpg,0,1\n", TableOptions(), "if a row may contain 1 in several columns"),
-        ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; 2 of 2 rows have another"),
+        ("a.csv", "image,p,q\na.jpg,1,-1\nb.jpg,-1,1\n", MULTI, "a.csv:2: .* 0 or 1 in .*; other values in 2 of 2"),
         *(("a.csv", f'image,tags\na.jpg,"{cell}"\nb.jpg,1\n', MULTI, "a.csv:2: .* list of 0 and 1 without")
           for cell in ("[1, 0, 0]", "1,0,0", "[1 0 0]")),
         ("a.txt", "a.jpg [1,0,0]\n", TableOptions(), "a.txt:1: .* list of 0 and 1 without"),

@@ -317,7 +317,7 @@ def test_rows_with_a_label_must_be_more_than_those_without(tmp_path: Path, blank
     if not is_error:
         table.require_images()
         return
-    share = f"{blank} of {2 + blank} rows have no label"
+    share = f"no label in {blank} of {2 + blank} rows"
     with pytest.raises(LabelFileError, match=rf"a.csv:4: expected a path and a label \(one class\); {share}: use"):
         table.require_images()
 

@@ -224,9 +224,9 @@ def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFil
     for path, file in zip(paths, earlier, strict=False):
         if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
             raise InputError(
-                f"{path} and {paths[len(earlier)]} have no classes, and both would get the class "
-                f"{last.file_class} from their names: rename one of them, or use --class {last.file_class} if they are "
-                "one class"
+                f"{path} and {paths[len(earlier)]} list no classes, so the class of each is its file name, which is "
+                "the same: "
+                f"rename one of them, or use --class {last.file_class} if they are one class"
             )
 
 
