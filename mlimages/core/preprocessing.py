@@ -144,8 +144,10 @@ class Normalization:
     Attributes:
         scale: divisor of the pixels (255 gives 0..1).
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
-        mean_image: path of a .npy file with a mean image, float32 `(C, H, W)` in 0..255. It is subtracted before the
-            division by `scale`, and `mean` is not used. Empty means that there is no mean image.
+        mean_image: name of the .npy file with the mean image of a run or an exported file, float32 `(C, H, W)` in
+            0..255. It is subtracted before the division by `scale`, and `mean` is not used. Empty means that there is
+            no mean image. The file is not read: pass a mean image as `TrainingData(mean_image=)` or
+            `FineTuneConfig(mean=)`.
         bgr: whether the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
@@ -170,6 +172,18 @@ class Normalization:
             object.__setattr__(self, name, _parse_channel_values(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be greater than 0")
+
+    def check_mean_image(self, mean_image: object) -> None:
+        """Check that the mean image is passed, as an array, if `mean_image` names one.
+
+        Raises:
+            InputError: `mean_image` names a file, but the array is None.
+        """
+        if self.mean_image and mean_image is None:
+            raise InputError(
+                f"mean_image of Normalization is {self.mean_image!r}, a name that is not read: pass the file or array "
+                "as TrainingData(mean_image=), TrainedNetwork(mean_image=) or FineTuneConfig(mean=)"
+            )
 
     def check_channels(self, image: ImageProperty) -> None:
         """Check that `mean` and `std` each have one value, or one per channel of images with this property.

@@ -112,6 +112,7 @@ class TrainingData:
 
     @mean_image.setter
     def mean_image(self, value: str | os.PathLike[str] | NDArray[np.float32] | None) -> None:
+        self.normalization.check_mean_image(value)
         self._mean_image = None if value is None else load_mean_image(value, self.image_property)
 
     def shuffle(self, seed: int) -> TrainingData:

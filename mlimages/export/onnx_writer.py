@@ -54,6 +54,7 @@ class TrainedNetwork:
         multi_label: an image may have any number of classes, and probabilities are the sigmoid of the logits.
 
     Raises:
+        InputError: `preprocessing` has a mean image, but `mean_image` is None.
         TypeError: `class_names` is a single string.
 
     Examples:
@@ -80,6 +81,7 @@ class TrainedNetwork:
         if isinstance(self.class_names, str):
             raise TypeError(f"class_names={self.class_names!r}: expected a list of names, such as ('cats', 'dogs')")
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        self.preprocessing.normalization.check_mean_image(self.mean_image)
 
     def __repr__(self) -> str:
         image, names = self.preprocessing.image, ", ".join(self.class_names[:5])

@@ -45,6 +45,7 @@ def _compute_mean_and_std(
     normalization: Normalization, mean_image: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean `(C, 1, 1)`, or the mean image `(C, H, W)`, and standard deviation `(C, 1, 1)` in 0..255."""
+    normalization.check_mean_image(mean_image)
     mean, std = (
         np.asarray(values, np.float32)[:, None, None] * np.float32(normalization.scale)
         for values in (normalization.mean, normalization.std)

@@ -16,6 +16,7 @@ from .lower_layers_head import find_lower_layers_head as find_lower_layers_head
 from .models import Model as Model
 from .models import build_model as build_model
 from .models import find_layer_aliases as find_layer_aliases
+from .models import override_image_property as override_image_property
 from .models import resolve_weights_and_freeze as resolve_weights_and_freeze
 from .models import wrap_network as wrap_network
 from .normalization import Normalize as Normalize

@@ -120,7 +120,7 @@ def build_model(
     if source == "default" and not architecture.has_published_weights:
         source = "none"
     preprocessing = architecture.make_preprocessing(source)
-    image_property = _override_image_property(preprocessing.image, size=size, resize=resize, gray=gray)
+    image_property = override_image_property(preprocessing.image, size=size, resize=resize, gray=gray)
     # From a gray image and three channel means, Normalize returns three channels.
     has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
@@ -264,9 +264,10 @@ def find_layer_aliases(network: nn.Module) -> dict[str, str]:
     return names | {f"fc{n}": path for n, path in enumerate(linear, start=6)}
 
 
-def _override_image_property(
+def override_image_property(
     image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
+    """Return `image_property` with the values that are not None."""
     if size is not None:
         width, height = (size, size) if isinstance(size, int) else size
         # The margin around the crop keeps its proportion.

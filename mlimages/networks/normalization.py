@@ -32,6 +32,7 @@ class Normalize(nn.Module):
 
     def __init__(self, normalization: Normalization, mean_image: NDArray[np.float32] | None = None) -> None:
         super().__init__()
+        normalization.check_mean_image(mean_image)
         scale = normalization.scale
         if mean_image is not None:
             mean = torch.from_numpy(mean_image)[None]  # (1, C, H, W)

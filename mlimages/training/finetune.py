@@ -83,7 +83,8 @@ def fine_tune(
         config: settings of the run.
         network: a custom network with one output per class, trained instead of `config.model`; by default, no layer is
             frozen. The same network is needed to resume the run.
-        preprocessing: preprocessing of the images for `network`.
+        preprocessing: preprocessing of the images for `network`. The settings `size`, `resize`, `gray`, `mean`, `std`,
+            `scale` and `bgr` of `config` replace its values if they are set; a mean image is only set by `mean`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
         progress: shows the number of images processed.
         callbacks: called after each epoch.
@@ -149,8 +150,9 @@ def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing
 def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
     """Replace the defaults of `weights` and `freeze`, which depend on the network, by their values."""
     if custom_network:
+        custom_network.check_settings(config)
         freeze = "none" if config.freeze == "auto" else config.freeze
-        return replace(config, model=type(custom_network.network).__name__, weights="none", freeze=freeze)
+        return replace(config, model=custom_network.name, weights="none", freeze=freeze)
     weights, freeze = resolve_weights_and_freeze(config.model, weights=config.weights, freeze=config.freeze)
     return replace(config, weights=weights, freeze=freeze)
 

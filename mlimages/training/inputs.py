@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mlimages.core import (
+    DEFAULT_MODEL,
     ImageProperty,
     InputError,
     LabeledPath,
@@ -28,7 +29,15 @@ from mlimages.core import (
 )
 from mlimages.dataset import describe_preprocessing_differences, load_mean_image
 from mlimages.labels import ClassNames, LabelFile, find_source, merge_classes, open_labels, open_splits
-from mlimages.networks import FrozenLayers, Model, build_model, freeze, summarize_model, wrap_network
+from mlimages.networks import (
+    FrozenLayers,
+    Model,
+    build_model,
+    freeze,
+    override_image_property,
+    summarize_model,
+    wrap_network,
+)
 from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
@@ -86,6 +95,24 @@ class CustomNetwork:
     network: nn.Module
     preprocessing: Preprocessing
 
+    @property
+    def name(self) -> str:
+        """Name of the class of the network."""
+        return type(self.network).__name__
+
+    def check_settings(self, config: FineTuneConfig) -> None:
+        """Check that neither the preprocessing nor the settings ask for what is not used.
+
+        Raises:
+            InputError: the preprocessing names a mean image, or the settings name another network or a weights file.
+        """
+        self.preprocessing.normalization.check_mean_image(None)
+        if config.model not in (DEFAULT_MODEL, self.name) or config.weights not in ("default", "none"):
+            raise InputError(
+                f"model {config.model!r} with weights {config.weights!r} cannot be combined with a custom network: "
+                "omit both settings, and load weights into the network itself"
+            )
+
 
 def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomNetwork | None = None) -> TrainingInputs:
     """Read the label files, build the network and freeze its lower layers; decode no image and write nothing.
@@ -121,9 +148,11 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
 
 def _build_network(config: FineTuneConfig, num_classes: int, custom_network: CustomNetwork | None) -> Model:
     if custom_network:
+        preprocessing = custom_network.preprocessing
+        image = override_image_property(preprocessing.image, size=config.size, resize=config.resize, gray=config.gray)
         return wrap_network(
             custom_network.network,
-            custom_network.preprocessing,
+            replace(preprocessing, image=image),
             num_classes=num_classes,
             pretrained=config.freeze != "none",
         )

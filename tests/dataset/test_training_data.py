@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlimages.export.onnx_writer import write_onnx
 from mlimages.images import load_pixels, to_network_input
 from mlimages.inference import BundleSession, Predictor
 from mlimages.labels import LabelFile, write_label_file
+from mlimages.networks import Normalize
 
 PROP = ImageProperty(16)
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -68,6 +70,21 @@ def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
     decoded = [predictor.decode(item.path)[0] for item in good(labels)]
     inputs, _ = BundleSession(predictor.bundle).run(decoded)
     assert (inputs.reshape(-1, 3, 16, 16) == np.concatenate([x for x, _ in data.generate_batches(4)])).all()
+
+
+def test_a_mean_image_that_is_only_named_is_refused_wherever_it_would_be_subtracted(labels: LabelFile) -> None:
+    named, mean_image = Normalization(mean_image="mean.npy"), np.full((3, 16, 16), 99, np.float32)
+    pixels, message = np.zeros((1, 16, 16, 3), np.uint8), r"'mean.npy', a name that is not read: .*TrainingData\(mean_"
+    uses: list[Callable[..., object]] = [
+        lambda mean: TrainingData(labels, PROP, normalization=named, mean_image=mean),
+        lambda mean: to_network_input(pixels, named, mean),
+        lambda mean: Normalize(named, mean),
+        lambda mean: TrainedNetwork(nn.Flatten(), Preprocessing(PROP, named), ("a", "b"), "none", mean),
+    ]
+    for use in uses:
+        use(mean_image)
+        with pytest.raises(InputError, match=message):
+            use(None)
 
 
 def test_a_consumer_may_stop_early(labels: LabelFile) -> None:

@@ -1,25 +1,30 @@
 """What --mean, --std, --scale, --bgr and --gray make of an image, in training and in the ONNX file."""
 
 import csv
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
-from mlimages.core import DEFAULT_MODEL
+from mlimages.core import DEFAULT_MODEL, ImageProperty, InputError, Normalization, Preprocessing
 from mlimages.images import load_pixels
 from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
-from mlimages.training import TrainedRun, fine_tune, load_run
+from mlimages.training import FineTuneConfig, TrainedRun, fine_tune, load_run
 from tests.conftest import RunCli
 from tests.training.conftest import config_for
 
 Numbers = NDArray[np.float64]
+CUSTOM_PREPROCESSING = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,)))
 MEAN = np.random.default_rng(5).integers(0, 256, (32, 32, 3), np.uint8)
 
 
@@ -55,6 +60,57 @@ def test_each_option_makes_the_numbers_that_it_promises(
         options = {**options, "mean": str(colours.parent / str(options["mean"]))}
     run = fine_tune(config_for(colours, epochs=1, **options), export=False).run
     assert_answers(load_run(run), run, formula)
+
+
+CUSTOM: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "size": ({"size": (40, 24)}, {"width": 40, "height": 24}),
+    "resize": ({"resize": "squash"}, {"resize": "squash"}),
+    "gray": ({"gray": True}, {"gray_scale": True}),
+    "mean": ({"mean": "none"}, {"mean": [0.0, 0.0, 0.0]}),
+    "mean image": ({"mean": "mean.npy"}, {"mean_image": "mean.npy"}),
+    "std": ({"std": (3.0,)}, {"std": [3.0]}),
+    "scale": ({"scale": 127.5}, {"scale": 127.5, "mean": [1.0, 1.0, 1.0]}),
+    "bgr": ({"bgr": True}, {"bgr": True}),
+}
+
+
+@pytest.mark.parametrize(("options", "changed"), CUSTOM.values(), ids=CUSTOM)
+def test_each_option_replaces_a_value_of_the_preprocessing_of_a_custom_network(
+    colours: Path, options: dict[str, object], changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mean(colours.parent)
+    monkeypatch.chdir(colours.parent)
+    config = FineTuneConfig(colours, "run", epochs=1, **options)  # type: ignore[arg-type]
+    fine_tune(config, network=custom_network(), preprocessing=CUSTOM_PREPROCESSING, export=False)
+    found = json.loads(Path("run/config.json").read_text())["preprocessing"]
+    before = json.loads(json.dumps(asdict(CUSTOM_PREPROCESSING)))
+    flat, flat_before = ({**each["image"], **each["normalization"]} for each in (found, before))
+    assert {name: value for name, value in flat.items() if value != flat_before[name] and name != "shorter_px"} == {
+        name: value for name, value in changed.items() if value != flat_before[name]
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "normalization", "message"),
+    [
+        ({"model": "alexnet"}, {}, "model 'alexnet' with weights 'default' cannot be combined with a custom network"),
+        ({"weights": "w.npz"}, {}, "with weights 'w.npz' cannot be combined with a custom network"),
+        ({}, {"mean_image": "mean.npy"}, r"mean_image of Normalization is 'mean.npy', .* FineTuneConfig\(mean=\)"),
+    ],
+)
+def test_what_a_custom_network_would_not_use_is_refused_before_anything_is_written(
+    colours: Path, options: dict[str, Any], normalization: dict[str, Any], message: str
+) -> None:
+    write_mean(colours.parent)
+    preprocessing = Preprocessing(ImageProperty(32), Normalization(**normalization))
+    config = FineTuneConfig(colours, colours.parent / "run", epochs=1, **options)
+    with pytest.raises(InputError, match=message):
+        fine_tune(config, network=custom_network(), preprocessing=preprocessing)
+    assert not config.out.exists()
+
+
+def custom_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3))
 
 
 def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(colours: Path, run_cli: RunCli) -> None:
