@@ -157,12 +157,13 @@ class Provenance:
 class InDistributionCalibration:
     """Calibration of the output `known`, the in-distribution score, on validation images.
 
-    An image counts as in-distribution if its score is at least 0.5. In a quantized file, the share is measured on the
-    same images as the thresholds of prediction sets.
+    An image counts as in-distribution if its score is at least 0.5.
 
     Attributes:
-        share: share (0..1) of the images that count as in-distribution.
-        count: number of images on which the share was measured.
+        share: share (0..1) of images like the validation set that should count as in-distribution. The score is scaled
+            for this share; on the validation images themselves, it may differ. In a quantized file, it is the share
+            that was measured on the same images as the thresholds of prediction sets.
+        count: number of validation images from which the scale was computed, or on which the share was measured.
     """
 
     share: float

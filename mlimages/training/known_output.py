@@ -18,7 +18,7 @@ from mlimages.inference import InDistributionCalibration, PredictionSetThreshold
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
-"""Minimum share of the validation images that are accepted as known."""
+"""Share of images like the validation set for which the output `known` is at least 0.5."""
 
 NUM_PRINCIPAL_DIRECTIONS = 16
 """Maximum number of principal directions of the covariance. All other directions share the mean of their variances."""

@@ -68,7 +68,9 @@ def test_the_card_counts_near_ties_as_differences(cnn_bundle: OnnxBundle) -> Non
 def test_the_cards_limits_say_what_known_and_the_sets_mean(cnn_bundle: OnnxBundle) -> None:
     sets, without = PredictionSetThresholds("validation", 12, {"0.9": 0.25}), format_model_card(cnn_bundle)
     card = format_model_card(replace(cnn_bundle, known=InDistributionCalibration(0.75, 12), prediction_sets=sets))
-    assert "25 % of 12 validation images" in card
+    text = " ".join(card.split())
+    assert "about 25 % of images like the validation set are wrongly below 0.5. The scale was computed from 12 " in text
+    assert "was wrongly below" not in text, "it is not measured"
     assert "at least 0.250 include the true class" in card
     assert 'probabilities, known = session.run(["logits", "probabilities", "known"]' in card
     assert f"names = {list(cnn_bundle.class_names)!r}\nprint(names[probabilities[0].argmax()])\n```" in without
