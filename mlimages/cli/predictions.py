@@ -159,6 +159,7 @@ def explanation_to_json(explanation: Explanation | BrokenImage, file: Path) -> s
         "path": explanation.path,
         "class_name": explanation.class_name,
         "probability": explanation.probability,
+        "known": explanation.known,
         "lowest": explanation.min_probability,
         "place": explanation.most_influential_region,
         "hidden": explanation.masked_probabilities.tolist(),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mlimages.core import BrokenImage, ThreadPool, check_at_least
+from mlimages.core import BrokenImage, Prediction, ThreadPool, check_at_least
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.predictor import ImageInput, Predictor, get_input_path
 
@@ -52,17 +52,13 @@ class Explanation:
     """How masking regions of an image changes the probability of its most probable class.
 
     Attributes:
-        path: path of the image; empty for an image that was passed in memory.
-        class_name: the most probable class of the unmasked image.
-        probability: probability of this class for the unmasked image (0..1).
-        masked_probabilities: probability of this class with one square of the preprocessed image masked, float32
-            `(grid_size, grid_size)`, by row and column of the square.
+        prediction: the prediction for the unmasked image.
+        masked_probabilities: probability of the most probable class with one square of the preprocessed image masked,
+            float32 `(grid_size, grid_size)`, by row and column of the square.
         pixels: the preprocessed image, uint8 `(h, w, C)`.
     """
 
-    path: str
-    class_name: str
-    probability: float
+    prediction: Prediction
     masked_probabilities: NDArray[np.float32]
     pixels: NDArray[np.uint8]
 
@@ -71,10 +67,31 @@ class Explanation:
 
     def __str__(self) -> str:
         before, after = f"{self.probability:.2f}", f"{self.min_probability:.2f}"
+        is_none = self.known is False or self.prediction.labels == ()
+        name = f"none of these (nearest: {self.class_name})" if is_none else self.class_name
         if after >= before:
-            return f"{self.class_name}: probability {before}; hiding a region does not lower the probability"
-        region = self.most_influential_region
-        return f"{self.class_name}: probability falls from {before} to {after} when the {region} is hidden"
+            return f"{name}: probability {before}; hiding a region does not lower the probability"
+        return f"{name}: probability falls from {before} to {after} when the {self.most_influential_region} is hidden"
+
+    @property
+    def path(self) -> str:
+        """Path of the image; empty for an image that was passed in memory."""
+        return self.prediction.path
+
+    @property
+    def class_name(self) -> str:
+        """The most probable class of the unmasked image, even if the image is predicted as unknown."""
+        return self.prediction.class_name
+
+    @property
+    def probability(self) -> float:
+        """Probability of this class for the unmasked image (0..1)."""
+        return self.prediction.probability
+
+    @property
+    def known(self) -> bool | None:
+        """Whether the unmasked image belongs to one of the classes, as `Prediction.known`."""
+        return self.prediction.known
 
     @property
     def min_probability(self) -> float:
@@ -162,19 +179,14 @@ def explain(
     pixels, _ = predictor.decode(image)
     if isinstance(pixels, BrokenImage):
         return pixels
-    whole = predictor.compute_probabilities([pixels])[0]  # (classes,)
-    label = int(whole.argmax())
+    (row,) = predictor.compute_output_rows([pixels])
+    prediction = predictor.make_prediction(get_input_path(image), row)
+    label = prediction.top[0].label
     masked_images = list(_mask_regions(pixels, grid_size))
     batches = [masked_images[start : start + _BATCH_SIZE] for start in range(0, len(masked_images), _BATCH_SIZE)]
     threads = ThreadPool(workers or min(_MAX_WORKERS, predictor.workers))
     hidden = np.concatenate(list(threads.map(predictor.compute_probabilities, batches)))[:, label]  # (grid * grid,)
-    return Explanation(
-        get_input_path(image),
-        predictor.bundle.class_names[label],
-        float(whole[label]),
-        hidden.reshape(grid_size, -1),
-        pixels,
-    )
+    return Explanation(prediction, hidden.reshape(grid_size, -1), pixels)
 
 
 def run_background_test(

@@ -72,6 +72,7 @@ async def explain(request: web.Request) -> web.Response:
         model=model,
         class_name=explanation.class_name,
         probability=explanation.probability,
+        known=explanation.known,
         lowest=explanation.min_probability,
         place=explanation.most_influential_region,
         hidden=explanation.masked_probabilities.tolist(),

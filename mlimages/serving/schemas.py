@@ -104,6 +104,10 @@ class Explanation(Schema):
     model: str = Field(description="Name of the network.")
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of `class_name` for the unmasked image, 0 to 1.")
+    known: bool | None = Field(
+        default=None,
+        description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
+    )
     lowest: float = Field(description="The lowest probability in `hidden`.")
     place: str = Field(
         description="Position in the image of the region whose masking lowers the probability most: centre, top "

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 
 from mlimages.cli.main import app
 from mlimages.cli.predictions import choose_overlay_paths, format_evaluation
-from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Preprocessing
+from mlimages.core import BrokenImage, ImageProperty, LabeledPath, Normalization, Prediction, Preprocessing
 from mlimages.export import TrainedNetwork, export_network
 from mlimages.inference import Predictor, evaluate, explain
 from mlimages.inference.explanation import replace_center, run_background_test
@@ -87,10 +89,39 @@ def test_the_passes_are_at_most_60_an_image(
     predictors: dict[str, Predictor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, passes = predictors["centre"], []
-    run = model.compute_probabilities
-    monkeypatch.setattr(model, "compute_probabilities", lambda pixels: passes.append(len(pixels)) or run(pixels))
+    session = model._session
+    run = session.compute_all_outputs
+    monkeypatch.setattr(session, "compute_all_outputs", lambda pixels: passes.append(len(pixels)) or run(pixels))
     explain(model, images(tmp_path, "centre")[0].path)
     assert sum(passes) == 50
+
+
+@pytest.mark.parametrize(
+    ("change", "known", "name"),
+    [
+        ({}, None, "bright"),
+        ({"unknown_below": 0.5}, True, "bright"),
+        ({"unknown_below": 1.1}, False, "none of these (nearest: bright)"),
+        ({"multi_label": True, "thresholds": (0.5, 0.5)}, None, "bright"),
+        ({"multi_label": True, "thresholds": (1.1, 1.1)}, None, "none of these (nearest: bright)"),
+    ],
+)
+def test_an_image_of_none_of_the_classes_is_explained_as_such(
+    predictors: dict[str, Predictor], tmp_path: Path, change: dict[str, Any], known: bool | None, name: str
+) -> None:
+    original = predictors["top left"].bundle
+    bundle = replace(original, path=tmp_path / "model.onnx", **change)
+    bundle.write(original.path)
+    image = images(tmp_path, "top left")[0].path
+    found = explain(bundle.path, image)
+    (predicted,) = Predictor(bundle.path)([image])
+    assert isinstance(predicted, Prediction)
+    assert not isinstance(found, BrokenImage)
+    assert found.known is predicted.known is known
+    assert str(found).startswith(f"{name}: probability ")
+    words = ["explain", str(bundle.path), str(image), "-o", str(tmp_path / "why")]
+    assert f": {name}: probability " in CliRunner().invoke(app, words).stdout
+    assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["known"] is known
 
 
 @pytest.mark.parametrize(("region", "correct"), [("top left", 1.0), ("centre", 0.5)])

@@ -456,6 +456,7 @@ def test_an_explanation_is_that_of_python_for_one_image_that_can_be_used(server:
         reply = server.ask("POST", "/explain", body, Content_Type=kind)
         assert reply.json["class_name"] == want.class_name
         assert reply.json["place"] == want.most_influential_region
+        assert reply.json.get("known") is want.known
         np.testing.assert_allclose(reply.json["hidden"], want.masked_probabilities, rtol=1e-5)
         np.testing.assert_array_equal(
             Image.open(io.BytesIO(base64.b64decode(reply.json["overlay"]))), want.draw_overlay()

@@ -60,7 +60,7 @@ function describe({model, classes, threshold, thresholds}) {
   $("model").hidden = false;
 }
 
-function explainButton(backend, file, image) {
+function explainButton(backend, file, image, isUnknown) {
   const button = element("button", "Explain this prediction", {class: "plain"}), message = element("p", "", {role: "status"});
   const box = element("div", "", {class: "why"});
   button.addEventListener("click", async () => {
@@ -73,7 +73,8 @@ function explainButton(backend, file, image) {
       box.closest("figure").prepend(image);  // the image was removed if the browser could not display the file
       image.alt = "Regions in red lower the probability when they are hidden";
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
-      message.textContent = found.class_name + ": probability " + (lowest < whole
+      const name = isUnknown ? "none of these (nearest: " + found.class_name + ")" : found.class_name;
+      message.textContent = name + ": probability " + (lowest < whole
         ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the regions that matter)"
         : whole + "; hiding a region does not lower the probability");
       button.remove();
@@ -95,7 +96,7 @@ function showPrediction(backend, file, {labels, known, prediction_set, top}) {
     if (isUnknown) details.append(element("p", "Probably none of the model's classes. The most similar classes:"));
     if (set) details.append(element("p", set));
     details.append(bars(scores));
-    if (backend.canExplain()) details.append(explainButton(backend, file, image));
+    if (backend.canExplain()) details.append(explainButton(backend, file, image, isUnknown));
   });
   const shown = (labels || top.slice(0, 1)).map(score => score.class_name + ", " + percent(score.probability)).join("; ");
   say((file.name || "The image") + ": " + (isUnknown ? "none of these (nearest: " + top[0].class_name + ")" : set || shown));
