@@ -246,22 +246,19 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, check_and_record_outputs, write_text
+    from mlimages.core import TqdmProgress, require_writable, write_text_output
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import render_evaluation
 
-    with check_and_record_outputs(filter(None, [report]), overwrite=force):
-        with detect_swapped_arguments(model, [labels]):
-            predictor = Predictor(model)
-        found = evaluate(
-            predictor,
-            read_labels(labels, table_options),
-            background_test_images=explain,
-            skip_unavailable=skip_unavailable,
-            progress=TqdmProgress(),
-        )
-        if report:
-            write_text(report, render_evaluation(found, f"{model.name} on {labels.name}"))
+    require_writable(filter(None, [report]), overwrite=force)
+    with detect_swapped_arguments(model, [labels]):
+        predictor = Predictor(model)
+    found = evaluate(
+        predictor, read_labels(labels, table_options), background_test_images=explain,
+        skip_unavailable=skip_unavailable, progress=TqdmProgress(),
+    )  # fmt: skip
+    if report:
+        write_text_output(report, render_evaluation(found, f"{model.name} on {labels.name}"), overwrite=force)
     print(found.to_json() if as_json else predictions.format_evaluation(found))
     print_next_command("serve", model)
 

@@ -53,23 +53,23 @@ def probe(
         )  # fmt: skip
         return
     from mlimages import training  # its error names the extra to install
-    from mlimages.core import TqdmProgress, check_and_record_outputs, write_text
+    from mlimages.core import TqdmProgress, require_writable, write_text_output
     from mlimages.reports import format_probe, render_probe, save_probe_plot
 
-    with check_and_record_outputs(filter(None, (out, report)), overwrite=force):
-        found = training.probe_layers(
-            read_labels(labels, table_options),
-            model=model[0],
-            weights=weights,
-            size=parse_size(size) if size else None,
-            gray=gray,
-            max_images=max_images,
-            seed=seed,
-            progress=TqdmProgress(),
-        )
-        save_probe_plot(found, out, overwrite=force)
-        if report:
-            write_text(report, render_probe(found))
+    require_writable(filter(None, (out, report)), overwrite=force)
+    found = training.probe_layers(
+        read_labels(labels, table_options),
+        model=model[0],
+        weights=weights,
+        size=parse_size(size) if size else None,
+        gray=gray,
+        max_images=max_images,
+        seed=seed,
+        progress=TqdmProgress(),
+    )
+    save_probe_plot(found, out, overwrite=force)
+    if report:
+        write_text_output(report, render_probe(found), overwrite=force)
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
         return
@@ -91,15 +91,15 @@ def _probe_models(
             f"{', '.join(names)} cannot be combined with more than one --model, nor with --model small, which is "
             "several networks: choose one network"
         )
-    from mlimages.core import TqdmProgress, check_and_record_outputs
+    from mlimages.core import TqdmProgress, require_writable
     from mlimages.reports import format_model_table, save_models_plot
     from mlimages.training import probe_models
 
-    with check_and_record_outputs([out], overwrite=force):
-        found = probe_models(
-            read_labels(labels, table_options), models, max_images=max_images, seed=seed, progress=TqdmProgress()
-        )
-        save_models_plot(found, out, overwrite=force)
+    require_writable([out], overwrite=force)
+    found = probe_models(
+        read_labels(labels, table_options), models, max_images=max_images, seed=seed, progress=TqdmProgress()
+    )
+    save_models_plot(found, out, overwrite=force)
     if as_json:
         print_as_json({**found.to_dict(), "plot": out})
         return
@@ -131,19 +131,19 @@ def features(
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
-    from mlimages.core import TqdmProgress, check_and_record_outputs
+    from mlimages.core import TqdmProgress, require_writable
     from mlimages.training import extract_features
 
-    with check_and_record_outputs([out], overwrite=force):
-        found = extract_features(
-            read_labels(labels, table_options),
-            model=model,
-            weights=weights,
-            layer=layer,
-            size=parse_size(size) if size else None,
-            progress=TqdmProgress(),
-        )
-        found.save(out, overwrite=force)
+    require_writable([out], overwrite=force)
+    found = extract_features(
+        read_labels(labels, table_options),
+        model=model,
+        weights=weights,
+        layer=layer,
+        size=parse_size(size) if size else None,
+        progress=TqdmProgress(),
+    )
+    found.save(out, overwrite=force)
     rows, columns = found.features.shape
     if as_json:
         print_as_json({"features": out, "images": rows, "columns": columns, "layer": found.layer})
@@ -168,15 +168,15 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.core import check_and_record_outputs, write_text
+    from mlimages.core import require_writable, write_text_output
     from mlimages.reports import compare_runs, format_comparison
 
     if report:  # before the runs are read, since the extra `train` may be missing
         from mlimages.reports import render_comparison
-    with check_and_record_outputs(filter(None, [report]), overwrite=force):
-        compared = compare_runs(runs)
-        if report:
-            write_text(report, render_comparison(compared))
+    require_writable(filter(None, [report]), overwrite=force)
+    compared = compare_runs(runs)
+    if report:
+        write_text_output(report, render_comparison(compared), overwrite=force)
     if as_json:
         print_as_json([run.to_dict() for run in compared])
         return

@@ -109,9 +109,9 @@ from .types import LabeledPath as LabeledPath
 from .types import Prediction as Prediction
 from .types import TargetRuntime as TargetRuntime
 from .written_files import RECORDS_FILE_NAME as RECORDS_FILE_NAME
-from .written_files import check_and_record_outputs as check_and_record_outputs
+from .written_files import is_unchanged_output as is_unchanged_output
 from .written_files import list_written_files as list_written_files
 from .written_files import record_settings as record_settings
-from .written_files import record_written_files as record_written_files
 from .written_files import require_writable as require_writable
 from .written_files import write_output as write_output
+from .written_files import write_text_output as write_text_output

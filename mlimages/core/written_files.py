@@ -59,33 +59,27 @@ def require_writable(
     for path in paths if not overwrite else ():
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        is_ours = path.is_file() and f"{_sha256(path)}  {path.name}" in _read_records(path.parent)
-        if (path.exists() or path.is_symlink()) and not is_ours:  # a dangling link does not exist
+        exists = path.exists() or path.is_symlink()  # a dangling link does not exist
+        if exists and not is_unchanged_output(path):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
             )
 
 
-def record_written_files(paths: Iterable[Path]) -> None:
-    """Record that mlimages wrote these files."""
-    for path in map(as_path, paths):
-        _append_record(path, f"{_sha256(path)}  {path.name}")
+def is_unchanged_output(path: Path) -> bool:
+    """Return whether mlimages wrote the file, and nobody changed it since."""
+    return path.is_file() and f"{_sha256(path)}  {path.name}" in _read_records(path.parent)
 
 
-@contextmanager
-def check_and_record_outputs(paths: Iterable[Path], *, overwrite: bool = False) -> Iterator[None]:
-    """Context manager: check that these files can be written, and record them at the end.
-
-    Files that do not exist then are not recorded; after an error, none is.
+def write_text_output(path: Path, text: str, *, overwrite: bool = False) -> None:
+    """Write UTF-8 `text` to `path` as `write_output` does.
 
     Raises:
         InputError: as for `require_writable`.
     """
-    paths = list(map(as_path, paths))
-    require_writable(paths, overwrite=overwrite)
-    yield
-    record_written_files(path for path in paths if path.exists())
+    with write_output(path, overwrite=overwrite) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def list_written_files(folder: Path) -> set[str]:

@@ -30,12 +30,13 @@ from mlimages.core import (
     as_path,
     atomic_write,
     cache_dir,
-    check_and_record_outputs,
     check_at_least,
     fingerprint,
     is_remote,
     pluralize,
-    write_text,
+    require_writable,
+    write_output,
+    write_text_output,
 )
 from mlimages.images import (
     CLASS_INDICES_NOTE,
@@ -95,12 +96,13 @@ class MeanImage:
         """
         png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.num_images}
-        with check_and_record_outputs([png, npy, statistics], overwrite=overwrite):
-            with atomic_write(png) as temporary_path:
-                LabeledImage.from_array(self.mean).image.save(temporary_path, "PNG")
-            with atomic_write(npy) as temporary_path, temporary_path.open("wb") as out:
-                np.save(out, self.mean, allow_pickle=False)
-            write_text(statistics, json.dumps({**values, "image": asdict(self.image_property)}, indent=2) + "\n")
+        require_writable([png, npy, statistics], overwrite=overwrite)
+        with write_output(png, overwrite=overwrite) as temporary_path:
+            LabeledImage.from_array(self.mean).image.save(temporary_path, "PNG")
+        with write_output(npy, overwrite=overwrite) as temporary_path, temporary_path.open("wb") as out:
+            np.save(out, self.mean, allow_pickle=False)
+        text = json.dumps({**values, "image": asdict(self.image_property)}, indent=2) + "\n"
+        write_text_output(statistics, text, overwrite=overwrite)
 
 
 def compute_mean(
@@ -185,7 +187,7 @@ def _sums_to_mean(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
     return np.ascontiguousarray((sums / num_images).astype(np.float32).transpose(2, 0, 1))
 
 
-def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path) -> None:
+def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Path, *, overwrite: bool = False) -> None:
     """Write an image of all class means; the captions are class names, or indices if no font can display them."""
     means, image_property = mean_image.class_means, mean_image.image_property
     columns = max(1, SHEET_PX // image_property.width)
@@ -199,7 +201,7 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
         sheet.paste(LabeledImage.from_array(mean).image, (left, top + CAPTION_PX))
         draw_text_line(sheet, (left + 2, top + 2), name, CAPTION_SIZE, width=image_property.width - 4)
     draw_text_line(sheet, (2, height - CAPTION_PX + 2), note, CAPTION_SIZE, width=sheet.width - 4)
-    with atomic_write(path) as temporary_path:
+    with write_output(path, overwrite=overwrite) as temporary_path:
         sheet.save(temporary_path, "PNG")
 
 

@@ -19,13 +19,13 @@ from mlimages.core import (
     Pool,
     Progress,
     as_path,
-    check_and_record_outputs,
     check_at_least,
+    require_writable,
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
 from mlimages.images import LabeledImage, from_network_input, iter_pixels, to_network_input
-from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_file
+from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_output
 
 logger = logging.getLogger(__name__)
 
@@ -160,21 +160,21 @@ class TrainingData:
         per_class_path = path.with_name(f"{path.stem}_per_class.png")
         used_path = self.labels.path.with_name(f"{self.labels.path.stem}_used_in_mean.txt")
         files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
-        with check_and_record_outputs([*files, *([per_class_path] if per_class else [])], overwrite=overwrite):
-            mean_image = compute_cached_mean(
-                self.labels,
-                self.image_property,
-                per_class=per_class,
-                pool=pool,
-                skip_unavailable=skip_unavailable,
-                progress=progress,
-            )
-            mean_image.write(path, overwrite=overwrite)
-            if per_class:
-                draw_class_means(mean_image, self.labels.class_names, per_class_path)
-            broken = {image.path for image in mean_image.broken_images}
-            used = self.labels.filter(lambda item: str(item.path) not in broken)
-            write_label_file(used_path, used, self.labels.class_names)
+        require_writable([*files, *([per_class_path] if per_class else [])], overwrite=overwrite)
+        mean_image = compute_cached_mean(
+            self.labels,
+            self.image_property,
+            per_class=per_class,
+            pool=pool,
+            skip_unavailable=skip_unavailable,
+            progress=progress,
+        )
+        mean_image.write(path, overwrite=overwrite)
+        if per_class:
+            draw_class_means(mean_image, self.labels.class_names, per_class_path, overwrite=overwrite)
+        broken = {image.path for image in mean_image.broken_images}
+        used = self.labels.filter(lambda item: str(item.path) not in broken)
+        write_label_output(used_path, used, self.labels.class_names, overwrite=overwrite)
         self.mean_image = mean_image.mean
         return mean_image
 

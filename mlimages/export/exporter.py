@@ -18,15 +18,15 @@ from mlimages.core import (
     Progress,
     TargetRuntime,
     as_path,
-    atomic_write,
     average_precisions,
     count_available_cores,
     find_f1_thresholds,
     is_remote,
+    is_unchanged_output,
     pluralize,
-    record_written_files,
     require_writable,
     wilson_interval,
+    write_output,
 )
 from mlimages.export.onnx_writer import DecisionParameters, TrainedNetwork, write_onnx
 from mlimages.export.parity import NetworkOutputs, ResizeParityError, check_parity, compute_network_outputs
@@ -193,7 +193,7 @@ def export_network(
                 raise
             logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
             bundle = write_checked_bundle(path, "exact")
-        _move_exported_files(path, out)
+        _move_exported_files(path, out, overwrite=overwrite)
     return replace(bundle, path=out)
 
 
@@ -204,15 +204,14 @@ def _explain_lack_of_images(items: Sequence[LabeledPath]) -> str:
     return f"none of {pluralize(len(items), 'validation image')} can be read (the first is {items[0].path})"
 
 
-def _move_exported_files(path: Path, out: Path) -> None:
-    """Move the file, and its `.onnx.data` file, to `out`. If it has none, delete an old `.onnx.data` file at `out`."""
+def _move_exported_files(path: Path, out: Path, *, overwrite: bool) -> None:
+    """Move the file, and its `.onnx.data` file, to `out`. If it has none, delete an old `.onnx.data` file of ours."""
     has_data_file = external_data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
-        with atomic_write(out.with_name(file.name)) as part:
+        with write_output(out.with_name(file.name), overwrite=overwrite) as part:
             file.replace(part)
-        record_written_files([out.with_name(file.name)])
-    if not has_data_file:
-        external_data_path(out).unlink(missing_ok=True)  # from the file that was replaced
+    if not has_data_file and is_unchanged_output(external_data_path(out)):  # from the file that was replaced
+        external_data_path(out).unlink()
 
 
 def _choose_class_thresholds(

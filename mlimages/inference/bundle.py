@@ -15,9 +15,10 @@ from mlimages.core import (
     BundleError,
     Preprocessing,
     TargetRuntime,
-    check_and_record_outputs,
+    atomic_write,
     format_command,
     require_local_path,
+    write_output,
 )
 from mlimages.inference.onnx_file import copy_with_metadata, open_session, read_metadata
 from mlimages.inference.tasks import MultiLabel, SingleLabel
@@ -288,8 +289,10 @@ class OnnxBundle:
             InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
         """
         metadata = {"mlimages": self.to_json(), **self._make_interoperability_metadata()}
-        with check_and_record_outputs([self.path] if self.path != source else [], overwrite=overwrite):
-            copy_with_metadata(source, self.path, metadata)
+        # a file that is updated in place is recorded when it is moved to its final folder
+        writing = atomic_write(self.path) if self.path == source else write_output(self.path, overwrite=overwrite)
+        with writing as part:
+            copy_with_metadata(source, part, metadata)
 
     def _make_interoperability_metadata(self) -> dict[str, str]:
         """Return the metadata for other tools: ONNX's standard keys for images (docs/MetadataProps.md of the

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 from mlimages.core import (
     BundleError,
     MissingExtraError,
-    atomic_write,
     copy_bytes,
     describe_unsupported_content,
     disable_telemetry,
@@ -98,7 +97,7 @@ def read_metadata(path: Path, session: Any) -> dict[str, str]:
 
 
 def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
-    """Write the network of `source` with this metadata to `target`, which may be the same file.
+    """Write the network of `source` with this metadata to the file `target`.
 
     Raises:
         MissingExtraError: `onnx` is not installed.
@@ -109,7 +108,7 @@ def copy_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) 
         raise MissingExtraError("writing an .onnx file", "train") from error
     values = onnx.ModelProto()
     onnx.helper.set_model_props(values, dict(sorted(metadata.items())))
-    with atomic_write(target) as part, source.open("rb") as network, part.open("wb") as out:
+    with source.open("rb") as network, target.open("wb") as out:
         for start, end in _find_non_metadata_ranges(network):  # the whole file may be larger than the memory
             copy_bytes(network, out, offset=start, length=end - start)
         out.write(values.SerializeToString())

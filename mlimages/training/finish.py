@@ -43,7 +43,7 @@ from mlimages.inference import (
     PredictionSetThresholds,
     compute_conformal_thresholds,
 )
-from mlimages.reports import RunFiles, estimate_num_label_errors, find_suspects, write_suspects
+from mlimages.reports import RunFiles, estimate_num_label_errors, find_suspects, write_model_card, write_suspects
 from mlimages.training import distributed
 from mlimages.training.checkpoints import TrainingState, load_trained_tensors, make_trained_run
 from mlimages.training.head_inputs import compute_head_inputs
@@ -173,6 +173,8 @@ def read_finished_result(
             if not files.onnx.exists():
                 files.remove_temporary_files()  # of an export that was killed
                 export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
+            elif bundle := read_exported_bundle(files):
+                write_model_card(bundle)  # the run may have been killed before
             write_plots_and_report(files.folder, progress=progress)
             _write_result(_read_result(files), files)
     return _read_result(files)
