@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages import __version__
-from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, train
+from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, server, train
 from mlimages.cli.options import SectionedHelpCommand
 from mlimages.cli.process import (
     disable_gc_at_exit,
@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "gather": (),  # the sub-commands of `gather.app`
     "curate": (curate.label, curate.check, curate.mean, augment.augment),
     "train": (probe_compare.probe, probe_compare.features, probe_compare.compare, train.finetune),
-    "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, deploy.serve),
+    "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, server.serve),
     "inspect": (inspect.show, inspect.summary, demo.demo),
 }
 """The commands of each step, in order of use."""

@@ -181,6 +181,7 @@ PARALLEL_IMAGES = typer.Option(
     None, min=1, metavar="N", help="Images to process in parallel.", show_default="all cores"
 )
 SKIP_UNAVAILABLE = typer.Option(False, "--skip-unavailable", help="Skip remote images that cannot be downloaded.")
+MODEL = typer.Argument(..., metavar="MODEL", help="An .onnx file written by `mlimages export`, or a run folder.")
 FORCE = typer.Option(
     False,
     "--force",

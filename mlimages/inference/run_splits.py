@@ -74,13 +74,10 @@ def describe_training_use(
         num_missing_images: number of images of the run that do not exist where its label files list them.
     """
     if num_in_splits is None:
-        reason = "the model was not in a run folder, or images of the run had been moved"
+        reason = "the model was not in a run folder, or images were moved"
         if num_missing_images:
-            images = pluralize(num_missing_images, "image")
-            reason = (
-                f"{images} listed in the run's train.txt and val.txt cannot be found: the run or the images were moved"
-            )
-        return f"it is unknown whether the run used these images for training, since {reason}"
+            reason = f"{pluralize(num_missing_images, 'image')} of its train.txt and val.txt cannot be found"
+        return f"unknown whether the run used these images: {reason}"
     chosen = "epoch and thresholds" if score_name == MultiLabel.score_name else "epoch"
     purposes = ("for training", f"to choose the {chosen}")
     used = [f"{count} {purpose}" for count, purpose in zip(num_in_splits, purposes, strict=True) if count]

@@ -152,7 +152,7 @@ def test_what_a_moved_run_was_trained_on_is_unknown(
         names if command == "evaluate" else ["quantize", run, "--calibration", names[-1], "-o", tmp_path / "small.onnx"]
     )
     count = {"the file": "the model was not in a run folder", "one image": "1 image "}.get(moved, "12 images ")
-    note = f"it is unknown whether the run used these images for training, since {count}"
+    note = f"unknown whether the run used these images: {count}"
     assert note in run_cli(*map(str, words)).stdout
     told = json.loads(run_cli(*map(str, words), "--json").stdout)
     assert (told["trained_on"], told["chosen_on"]) == (None, None)
