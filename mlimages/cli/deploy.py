@@ -240,7 +240,7 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, require_writable, write_text_output
+    from mlimages.core import TqdmProgress, find_name, require_writable, write_text_output
     from mlimages.inference import Predictor, evaluate
     from mlimages.reports import render_evaluation
 
@@ -252,7 +252,9 @@ def evaluate(
         skip_unavailable=skip_unavailable, progress=TqdmProgress(),
     )  # fmt: skip
     if report:
-        write_text_output(report, render_evaluation(found, f"{model.name} on {labels.name}"), overwrite=force)
+        write_text_output(
+            report, render_evaluation(found, f"{find_name(model)} on {find_name(labels)}"), overwrite=force
+        )
     print(found.to_json() if as_json else predictions.format_evaluation(found))
     print_next_command("serve", model)
 

@@ -33,7 +33,7 @@ def to_cli_args(values: Mapping[str, Any]) -> list[object]:
 def find_validation_option(train_file: Path) -> list[object]:
     """Return `["--val", FILE]` if FILE exists, such as labels_val.txt for labels_train.txt; else an empty list."""
     before, match, after = train_file.name.rpartition("train")
-    val = train_file.with_name(f"{before}val{after}")
+    val = train_file.parent / f"{before}val{after}"
     return ["--val", val] if match and val.exists() else []
 
 

@@ -15,7 +15,7 @@ import typer
 from mlimages.cli.hints import print_next_command, read_splits, to_cli_args
 from mlimages.cli.options import takes_options
 from mlimages.cli.process import use_one_blas_thread
-from mlimages.core import InputError, Proportion, format_interval, format_percent
+from mlimages.core import InputError, Proportion, find_name, format_interval, format_percent
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
@@ -62,7 +62,8 @@ def finetune(
     elif settings["labels"] is None:
         raise InputError("expected a label file, a folder with one subfolder per class, or --resume RUN")
     else:
-        config = FineTuneConfig(**{**settings, "out": settings["out"] or Path("runs") / settings["labels"].stem})
+        out = settings["out"] or Path("runs", Path(find_name(settings["labels"])).stem)
+        config = FineTuneConfig(**{**settings, "out": out})
     is_main_process = os.environ.get("RANK", "0") == "0"
     if resume is None:
         with nullcontext() if is_main_process else redirect_stderr(io.StringIO()):  # only one process prints the notes

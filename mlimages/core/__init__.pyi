@@ -23,6 +23,7 @@ from .files import as_path as as_path
 from .files import atomic_write as atomic_write
 from .files import cache_dir as cache_dir
 from .files import copy_bytes as copy_bytes
+from .files import find_name as find_name
 from .files import fingerprint as fingerprint
 from .files import is_remote as is_remote
 from .files import join_path as join_path

@@ -41,8 +41,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     On an error the temporary file is removed and `path` is unchanged. If `path` is an fsspec address, the
     temporary file is local, and is uploaded at the end.
+
+    Raises:
+        InputError: `path` is a folder.
     """
     path = as_path(path)
+    require_no_folder(path)
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder, path.name)
@@ -62,6 +66,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_no_folder(path: Path) -> None:
+    """Check that the path of a file to write is not a folder on this machine.
+
+    Raises:
+        InputError: it is one.
+    """
+    if not is_remote(path) and path.is_dir():
+        raise InputError(f"{path} is a folder: expected the name of a file")
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
@@ -239,6 +253,11 @@ def relative_name(path: Path | str, folder: Path) -> str:
     # ".." after a symbolic link is resolved from the link's target
     name = whole[len(below) :] if whole.startswith(below) else os.path.relpath(whole, os.path.realpath(folder))
     return name.replace(os.sep, "/")
+
+
+def find_name(path: Path) -> str:
+    """Return the name of a file or folder; for a path such as `.` or `..`, the name of the folder that it leads to."""
+    return path.name if path.name not in ("", "..") else path.resolve().name or "root"
 
 
 def path_from_name(name: str, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mlimages.core.errors import InputError
-from mlimages.core.files import as_path, atomic_write, fingerprint, is_remote, write_text
+from mlimages.core.files import as_path, atomic_write, fingerprint, is_remote, require_no_folder, write_text
 
 RECORDS_FILE_NAME = ".mlimages-written"
 """Name of the file that lists the files that mlimages wrote into a folder, in the format of `sha256sum`.
@@ -45,8 +45,8 @@ def require_writable(
         inputs: files that the command reads.
 
     Raises:
-        InputError: the folder of a file is read-only. If `overwrite` is false, also: a file is one of the `inputs`,
-            exists but was not written by mlimages, or was edited since.
+        InputError: the folder of a file is read-only, or a path is a folder. If `overwrite` is false, also: a file is
+            one of the `inputs`, exists but was not written by mlimages, or was edited since.
     """
     read, paths = {as_path(each).resolve() for each in inputs}, [*map(as_path, paths)]
     for path in paths:
@@ -56,6 +56,7 @@ def require_writable(
                 f"{path} cannot be written, since {folder} is read-only: write to another folder; for a dataset, "
                 "create its label file there, with `mlimages label FOLDER -o FILE`"
             )
+        require_no_folder(path)
     for path in paths if not overwrite else ():
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
@@ -63,7 +64,7 @@ def require_writable(
         if exists and not is_unchanged_output(path):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
-                "move it, choose another name with -o, or replace it with --force (in Python, overwrite=True)"
+                "move or rename it, or replace it with --force (in Python, overwrite=True)"
             )
 
 

@@ -92,9 +92,10 @@ class MeanImage:
         """Write the mean image to `NAME.png` and `NAME.npy` (float32 `(C, H, W)`), and the statistics to `NAME.json`.
 
         Raises:
-            InputError: a file exists that mlimages did not write or that was changed since, and `overwrite` is false.
+            InputError: `path` does not end in .png, or a file exists that mlimages did not write or that was changed
+                since, and `overwrite` is false.
         """
-        png, npy, statistics = map(as_path(path).with_suffix, (".png", ".npy", ".json"))
+        png, npy, statistics = list_mean_files(as_path(path))
         values = {"v": 1, "mean": self.channel_mean, "std": self.channel_std, "count": self.num_images}
         require_writable([png, npy, statistics], overwrite=overwrite)
         with write_output(png, overwrite=overwrite) as temporary_path:
@@ -103,6 +104,17 @@ class MeanImage:
             np.save(out, self.mean, allow_pickle=False)
         text = json.dumps({**values, "image": asdict(self.image_property)}, indent=2) + "\n"
         write_text_output(statistics, text, overwrite=overwrite)
+
+
+def list_mean_files(png: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of the image, the array and the statistics of a mean image, given the path of the image.
+
+    Raises:
+        InputError: the path does not end in .png.
+    """
+    if png.suffix.lower() != ".png":
+        raise InputError(f"{png}: expected a file name that ends in .png")
+    return png, png.with_suffix(".npy"), png.with_suffix(".json")
 
 
 def compute_mean(

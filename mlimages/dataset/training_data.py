@@ -23,7 +23,7 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.dataset.mean_files import load_mean_image
-from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means
+from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means, list_mean_files
 from mlimages.images import LabeledImage, from_network_input, iter_pixels, to_network_input
 from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_output
 
@@ -146,9 +146,9 @@ class TrainingData:
             progress: shows the number of images processed.
 
         Raises:
-            InputError: no image can be decoded, more than half of the images are missing, a remote image cannot be
-                downloaded, or a file exists that mlimages did not write or that was changed since, and `overwrite` is
-                false.
+            InputError: `path` does not end in .png, no image can be decoded, more than half of the images are missing,
+                a remote image cannot be downloaded, or a file exists that mlimages did not write or that was changed
+                since, and `overwrite` is false.
 
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
@@ -157,9 +157,10 @@ class TrainingData:
             (12, (3, 32, 32), 3)
         """
         path = as_path(path)
+        mean_files = list_mean_files(path)
         per_class_path = path.with_name(f"{path.stem}_per_class.png")
         used_path = self.labels.path.with_name(f"{self.labels.path.stem}_used_in_mean.txt")
-        files = [*map(path.with_suffix, (".png", ".npy", ".json")), used_path, class_definition_path(used_path)]
+        files = [*mean_files, used_path, class_definition_path(used_path)]
         require_writable([*files, *([per_class_path] if per_class else [])], overwrite=overwrite)
         mean_image = compute_cached_mean(
             self.labels,

@@ -120,8 +120,10 @@ def open_labels(source: LabelFile | str | os.PathLike[str], table: TableOptions 
     splits = open_splits(source, table)
     if len(splits) > 1:
         path = as_path(source.path if isinstance(source, LabelFile) else source)
-        label = format_command("label", path, "-o", path.with_suffix(".txt"))
-        hint = "use one of its subfolders" if path.is_dir() else f"to write a label file per split, use {label}"
+        hint = "use one of its subfolders"
+        if not path.is_dir():
+            label = format_command("label", path, "-o", path.with_suffix(".txt"))
+            hint = f"to write a label file per split, use {label}"
         raise InputError(f"{source} contains several splits ({', '.join(splits)}), expected one: {hint}")
     return next(iter(splits.values()))
 

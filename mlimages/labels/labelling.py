@@ -238,6 +238,8 @@ def _check_option_combinations(options: LabelOptions, source: Path, target: Path
         get_supported_suffix(source)
         if {"--label", "--leaf"} & set(given):
             raise InputError(f"{source} is a label file: --label and --leaf apply only to folders: omit them")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder: expected the name of a label file, such as {target / 'labels.txt'}")
     if not (options.out or options.split or options.as_folders or source.is_dir()):
         raise InputError(f"{source} is already a label file: convert it with -o FILE, or split it with --split 0.8,0.2")
     if options.append and not options.split and _is_same_file(source, target):

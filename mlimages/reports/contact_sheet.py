@@ -22,6 +22,7 @@ from mlimages.core import (
     as_path,
     check_at_least,
     check_seed,
+    find_name,
     format_command,
     pluralize,
     refresh_remote_listings,
@@ -129,7 +130,7 @@ def draw_contact_sheet(
     if source.suffix.lower() in (".npy", ".png"):
         rows = make_mean_image_rows(source)
         note = "the mean image, and each of its channels" if len(rows[0].tiles) > 1 else "the mean image"
-        write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
+        write_sheet(rows, out, title=find_name(source), note=note, overwrite=overwrite)
         return rows
     if (run := RunFiles(source)).config.exists() and run.metrics.exists():
         raise InputError(
@@ -150,7 +151,7 @@ def draw_contact_sheet(
     gray = ", gray" if image_property.gray_scale else ""
     resized = f"resize {image_property.resize}, {image_property.width} x {image_property.height} px{gray}"
     note = f"{found}; a random sample of up to {shown_per_class} per class (seed {seed}); {resized}"
-    write_sheet(rows, out, title=source.name, note=note, overwrite=overwrite)
+    write_sheet(rows, out, title=find_name(source), note=note, overwrite=overwrite)
     return rows
 
 

@@ -470,7 +470,9 @@ def test_a_label_file_is_replaced_only_as_long_as_it_is_ours(tmp_path: Path) -> 
         edited = (tmp_path / name).read_text() + "by hand"
         (tmp_path / name).write_text(edited)
         before = (tmp_path / "labels.txt").read_text()
-        with pytest.raises(InputError, match=rf"{name} exists and was not written by mlimages.*-o.*--force"):
+        with pytest.raises(
+            InputError, match=rf"{name} exists and was not written by mlimages.*move or rename it.*--force"
+        ):
             label_dir_auto(touch(tmp_path, f"cats/more {name}.jpg")).labels.write(tmp_path / "labels.txt")
         assert (tmp_path / name).read_text() == edited
         assert (tmp_path / "labels.txt").read_text() == before
