@@ -167,9 +167,29 @@ class _CallRecorder:
         return self._running[-1] if self._running else ""
 
     def find_leaf_modules(self) -> list[str]:
-        """Return the paths of the modules that were called, except those with a submodule that was called."""
-        parents = {path[:end] for path in self.calls for end, char in enumerate(path) if char == "."}
-        return [path for path in self.calls if path not in parents and path]
+        """Return the paths of the called modules that are layers, in the order of the calls.
+
+        These are the modules without a called submodule, and those that consist of several modules (see
+        `_find_composite_layers`), whose submodules are not listed.
+        """
+        parents = {parent for path in self.calls for parent in _list_parents(path)}
+        composite = self._find_composite_layers()
+        layers = (path for path in self.calls if path and (path not in parents or path in composite))
+        return [path for path in layers if composite.isdisjoint(_list_parents(path))]
+
+    def _find_composite_layers(self) -> set[str]:
+        """Return the paths of the called modules to which the parameters of other modules or their own belong.
+
+        Such a module has parameters but its submodules have none, as a batch norm with an activation; or it uses the
+        parameters of a submodule without calling it, as an attention layer does.
+        """
+        found = set()
+        for path, module in self._modules.items():
+            if path in self.calls and _has_only_own_parameters(module):
+                found.add(path)
+            elif path not in self.calls and any(True for _ in module.parameters(recurse=False)):
+                found.update([parent for parent in _list_parents(path) if parent in self.calls][-1:])
+        return found - {""}
 
     def summarize_layer(self, module_path: str, multiply_adds: int) -> Layer:
         module, call = self._modules[module_path], self.calls[module_path]
@@ -199,6 +219,16 @@ class _CallRecorder:
             call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
             self.calls[module_path] = call
             self._feature_map = call.output_shape if len(call.output_shape) == 3 else self._feature_map
+
+
+def _list_parents(module_path: str) -> list[str]:
+    return [module_path[:end] for end, char in enumerate(module_path) if char == "."]
+
+
+def _has_only_own_parameters(module: nn.Module) -> bool:
+    """Return whether a module has parameters, and its submodules have none."""
+    own, total = (sum(1 for _ in module.parameters(recurse=recurse)) for recurse in (False, True))
+    return 0 < own == total
 
 
 def _describe_layer_kind(module: nn.Module) -> str:

@@ -223,6 +223,58 @@ def test_an_invalid_argument_is_one_error(words: list[str], message: str) -> Non
         CliRunner().invoke(cli.app, ["summary", *words], catch_exceptions=False)
 
 
+class NormWithActivation(nn.BatchNorm2d):
+    """A batch norm with modules of its own, as in timm."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class UsesWeights(nn.Module):
+    """Uses the weights of a module without calling it, and scales the result by a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.proj, self.gamma = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gamma * self.proj(nn.functional.linear(x, self.hidden.weight))
+
+
+def test_a_layer_that_consists_of_modules_is_listed_with_all_its_parameters() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), NormWithActivation(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), UsesWeights())
+    found = summarize(net, (3, 8, 8))
+    assert [(layer.name, layer.kind, layer.parameters) for layer in found.layers] == [
+        ("0", "conv", 112), ("1", "norm", 8), ("2", "pool", 0), ("3", "flatten", 0), ("4", "usesweights", 44),
+    ]  # fmt: skip
+    assert "belong to no layer" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "embeddings"),
+    [
+        ("efficientnet_lite0", 0),
+        ("timm:regnety_002", 0),
+        ("timm:mobilevit_xxs", 0),
+        ("timm:densenet121", 0),
+        ("timm:skresnet18", 0),
+        ("timm:mobilenetv4_conv_small", 0),
+        ("timm:vit_tiny_patch16_224", 192 + 197 * 192),
+        ("timm:eva02_tiny_patch14_224", 192 + 257 * 192),
+    ],
+)
+def test_the_parameters_of_the_layers_add_up_except_for_embeddings(name: str, embeddings: int) -> None:
+    found = summarize_model(name)
+    assert found.parameters - sum(layer.parameters for layer in found.layers) == embeddings
+    assert found.multiply_adds >= sum(layer.multiply_adds for layer in found.layers)
+    note = f"{embeddings:,} parameters belong to no layer (such as embeddings and constants)"
+    assert (note in str(found)) == bool(embeddings)
+
+
 def test_attention_is_one_layer() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
