@@ -77,7 +77,9 @@ def finetune(
     print(json.dumps(result.to_dict(), indent=1) if as_json else _format_result_table(result))
     model = result.onnx or result.run / "model.onnx"
     # the thresholds of a multi-label model were chosen on the validation images, so these cannot evaluate it
-    if config.val and config.val.exists() and result.val_map is None:
+    if config.val and result.val_map is None and resume is not None:  # `val` may be that of another copy of the run
+        print_next_command("evaluate", model, result.run / "val.txt")
+    elif config.val and config.val.exists() and result.val_map is None:
         print_next_command("evaluate", model, config.val, *to_cli_args(asdict(TableOptions.from_options(config))))
     else:
         print_next_command("predict", model, "IMAGE...")
