@@ -48,6 +48,7 @@ from .options import MAX_SEED as MAX_SEED
 from .options import Option as Option
 from .options import OptionField as OptionField
 from .options import check_at_least as check_at_least
+from .options import check_choice as check_choice
 from .options import check_options as check_options
 from .options import check_seed as check_seed
 from .options import document_fields as document_fields

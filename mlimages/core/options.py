@@ -92,8 +92,8 @@ def check_options(options: Any) -> None:
         value = getattr(options, field.name)
         if value is None and field.is_optional:
             continue
-        if get_origin(field.type) is Literal and value not in get_args(field.type):
-            raise InputError(f"{field.name} is {value!r}: it must be one of {', '.join(get_args(field.type))}")
+        if get_origin(field.type) is Literal:
+            check_choice(field.type, **{field.name: value})
         if expected := _describe_expected_type(field.type, value):
             raise InputError(f"{field.name} is {value!r}: it must be {expected}")
         low, high = field.option.min, field.option.max
@@ -103,6 +103,28 @@ def check_options(options: Any) -> None:
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             )
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
+
+
+def check_choice(literal: Any, **values: object) -> None:
+    """Check that values are among those of a `Literal`; they are passed as keyword arguments, named in the message.
+
+    Raises:
+        InputError: a value is not one of the choices.
+    """
+    for name, value in values.items():
+        if value not in get_args(literal):
+            raise InputError(f"{name} is {value!r}: it must be one of {', '.join(get_args(literal))}")
+
+
+def check_bool(**values: object) -> None:
+    """Check that values are True or False; they are passed as keyword arguments, named in the message.
+
+    Raises:
+        InputError: a value is neither.
+    """
+    for name, value in values.items():
+        if expected := _describe_expected_type(bool, value):
+            raise InputError(f"{name} is {value!r}: it must be {expected}")
 
 
 def check_seed(seed: int) -> None:

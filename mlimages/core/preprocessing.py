@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
 from operator import index
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from mlimages.core.codes import MAX_PIXELS
 from mlimages.core.errors import InputError
+from mlimages.core.options import check_bool, check_choice
 
 Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -83,8 +84,9 @@ class ImageProperty:
             self._set_fields(resize="position", position=resize_by_position)
         elif resize_by_downscale or resize_by_center:
             self._set_fields(resize="downscale" if resize_by_downscale else "crop")
-        _check_choice("resize", self.resize, get_args(Resize))
-        _check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        check_choice(Resize, resize=self.resize)
+        check_choice(Interpolation, interpolation=self.interpolation)
+        check_bool(gray_scale=self.gray_scale)
         width = _parse_pixels("width", self.width, 1)
         height = _parse_pixels("height", self.height, 0, "0 means the same as width")
         shorter_px = _parse_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
@@ -132,11 +134,6 @@ def _parse_pixels(name: str, value: Any, minimum: int, hint: str = "") -> int:
     return pixels
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
-
-
 @dataclass(frozen=True, slots=True)
 class Normalization:
     """Normalization of uint8 pixels to the network's input: `(pixels / scale - mean) / std`, by channel.
@@ -166,12 +163,19 @@ class Normalization:
     bgr: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < _parse_number("scale", self.scale) < math.inf:
-            raise InputError(f"scale is {self.scale}: pixels are divided by it, so it must be greater than 0")
+        object.__setattr__(self, "scale", _parse_number("scale", self.scale))
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"scale is {self.scale:g}: pixels are divided by it, so it must be greater than 0")
         for name in ("mean", "std"):
             object.__setattr__(self, name, _parse_channel_values(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise InputError(f"std is {self.std}: the input is divided by it, so it must be greater than 0")
+        if max(self.mean) > 255 / self.scale * (1 + 1e-6):  # it may be computed with another scale
+            raise InputError(
+                f"mean is {self.mean}, but pixels / scale is at most {255 / self.scale:g} with a scale of "
+                f"{self.scale:g}: divide the mean by {self.scale:g}, or use scale=1 for a mean of pixels in 0..255"
+            )
+        check_bool(bgr=self.bgr)
 
     def check_mean_image(self, mean_image: object) -> None:
         """Check that the mean image is passed, as an array, if `mean_image` names one.

@@ -26,13 +26,14 @@ from mlimages.core import (
     NoProgress,
     Progress,
     atomic_write,
+    check_choice,
     check_seed,
     format_command,
     require_local_path,
 )
 from mlimages.dataset.augment_summary import AugmentedSplit, AugmentSummary, Format
 from mlimages.dataset.training_data import multi_hot
-from mlimages.images import iter_pixels
+from mlimages.images import iter_pixels, require_image_property
 from mlimages.labels import (
     SPLIT_NAMES_BY_COUNT,
     ClassNames,
@@ -100,10 +101,10 @@ def augment(
         progress: shows the number of images processed.
 
     Raises:
-        InputError: the fractions do not add up to 1, an angle is not finite, the seed is out of range, `out` already
-            exists (unless it is an empty folder and `format` is not `npz`) or, for images, is inside the dataset, or no
-            image can be decoded.
-        TypeError: `split` is a single number.
+        InputError: the fractions do not add up to 1, an angle is not finite, the seed or format is invalid, `out`
+            already exists (unless it is an empty folder and `format` is not `npz`) or, for images, is inside the
+            dataset, or no image can be decoded.
+        TypeError: `split` is a single number, or `image_property` is not an ImageProperty.
 
     Examples:
         >>> import numpy as np
@@ -119,6 +120,8 @@ def augment(
     names = {1: ("",), **SPLIT_NAMES_BY_COUNT}.get(len(split))
     if names is None:
         raise InputError(f"{len(split)} split fractions: expected 2 (train, val) or 3 (train, val, test)")
+    require_image_property(image_property)
+    check_choice(Format, format=format)
     check_seed(seed)
     source, labels, out = labels, open_labels(labels), require_local_path(out)
     if format == "folder":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from mlimages.core import ImageError, ImageProperty, InputError, as_path, summarize_error
 from mlimages.images import LabeledImage, identify
+
+logger = logging.getLogger(__name__)
 
 
 def load_mean_image(
@@ -25,7 +28,7 @@ def load_mean_image(
         image_property: input of the network; the mean image must have the same size and number of channels.
 
     Raises:
-        InputError: the file cannot be read, or the array has another shape, NaN or infinite values.
+        InputError: the file cannot be read, or the array has another shape, or values outside 0..255.
 
     Examples:
         >>> from mlimages import ImageProperty, TrainingData
@@ -52,6 +55,10 @@ def load_mean_image(
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")
+    if not 0 <= mean.min() <= mean.max() <= 255:
+        raise InputError(f"{name} has values from {mean.min():g} to {mean.max():g}: a mean image has values in 0..255")
+    if 0 < mean.max() <= 1:
+        logger.warning("%s has no value above 1, but is subtracted from pixels in 0..255: is it in 0..1?", name)
     return np.ascontiguousarray(mean, np.float32)
 
 

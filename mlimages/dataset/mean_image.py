@@ -47,6 +47,7 @@ from mlimages.images import (
     raise_for_unavailable_images,
     raise_if_most_images_missing,
     replace_undrawable_names,
+    require_image_property,
     try_load_pixels,
 )
 from mlimages.labels import LabelFile, open_labels
@@ -143,6 +144,7 @@ def compute_mean(
     Raises:
         InputError: no image can be decoded, more than half of the images are missing, a remote image cannot be
             downloaded, or `workers` is below 1.
+        TypeError: `image_property` is not an ImageProperty.
 
     Examples:
         >>> from mlimages import ImageProperty
@@ -152,6 +154,7 @@ def compute_mean(
         ((3, 32, 32), 12, [0, 1])
     """
     check_at_least(1, workers=workers)
+    require_image_property(image_property)
     if isinstance(items, str | os.PathLike):
         items = open_labels(items)
     listed = iter(items)

@@ -20,12 +20,13 @@ from mlimages.core import (
     Progress,
     as_path,
     check_at_least,
+    format_command,
     require_writable,
 )
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means, list_mean_files
-from mlimages.images import LabeledImage, from_network_input, iter_pixels, to_network_input
-from mlimages.labels import Label, LabelFile, class_definition_path, open_labels, write_label_output
+from mlimages.images import LabeledImage, from_network_input, iter_pixels, require_image_property, to_network_input
+from mlimages.labels import Label, LabelFile, class_definition_path, find_source, open_labels, write_label_output
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class TrainingData:
     Raises:
         InputError: `mean_image` is not a mean image, or `mean_image` or `normalization` does not match the size and
             channels of the images, or `labels` cannot be read or is split into train, val and test.
+        TypeError: `image_property` is not an ImageProperty.
 
     Examples:
         >>> from mlimages import ImageProperty, TrainingData
@@ -72,9 +74,10 @@ class TrainingData:
     ) -> None:
         if mean_image_file and mean_image is not None:
             raise InputError("mean_image_file is the earlier name of mean_image: use only mean_image")
+        require_image_property(image_property)
         self._labels = open_labels(labels)
         self._image_property = image_property
-        self._normalization = normalization or Normalization()
+        self._normalization = Normalization() if normalization is None else normalization
         self._normalization.check_channels(image_property)
         self.mean_image = mean_image_file or None if mean_image is None else mean_image
 
@@ -184,6 +187,9 @@ class TrainingData:
 
         For a multi-label file with K classes, the class index is replaced by the targets of the image, float32 `(K,)`.
 
+        Raises:
+            InputError: at the end, if no image could be decoded.
+
         Examples:
             >>> from mlimages import ImageProperty, TrainingData
             >>> x, label = next(TrainingData("labels.txt", ImageProperty(32)).generate())
@@ -203,7 +209,8 @@ class TrainingData:
             workers: threads that decode images ahead; by default one per CPU core, for remote images at least 16.
 
         Raises:
-            InputError: `size` or `workers` is not a whole number, or is less than 1.
+            InputError: `size` or `workers` is not a whole number, or is less than 1; or at the end, if no image could
+                be decoded.
         """
         if not isinstance(size, Integral) or size < 1:
             raise InputError(f"batch size is {size!r}: expected a whole number of at least 1")
@@ -213,11 +220,14 @@ class TrainingData:
     def _iter_batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         pixels: list[NDArray[np.uint8]] = []
         labels: list[Label] = []
+        first_broken, num_decoded = None, 0
         num_classes = len(self.labels.class_names) if self.labels.is_multi_label else 0
         for item, loaded in iter_pixels(self.labels, self.image_property, workers=workers):
             if isinstance(loaded, BrokenImage):
                 logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
+                first_broken = first_broken or loaded
                 continue
+            num_decoded += 1
             pixels.append(loaded)
             labels.append(item.label if item.labels is None else item.labels)
             if len(pixels) == size:
@@ -225,6 +235,11 @@ class TrainingData:
                 pixels, labels = [], []
         if pixels:
             yield self._make_batch(pixels, labels, num_classes)
+        if first_broken and not num_decoded:
+            raise InputError(
+                f"none of the images of {find_source(self.labels)} can be used (first: {first_broken.path}: "
+                f"{first_broken.fault}): see {format_command('check', find_source(self.labels))}"
+            )
 
     @overload
     def data_to_image(

@@ -16,6 +16,7 @@ from .decoding import to_upright_rgb as to_upright_rgb
 from .geometry import iter_pixels as iter_pixels
 from .geometry import load_pixels as load_pixels
 from .geometry import prepare_pixels as prepare_pixels
+from .geometry import require_image_property as require_image_property
 from .geometry import try_load_pixels as try_load_pixels
 from .image_files import copy_by_class as copy_by_class
 from .image_files import find_images as find_images

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 
 from PIL import Image
+
+from mlimages.core import InputError
 
 WHITE = (255, 255, 255)
 
@@ -40,6 +43,9 @@ class DecodeOptions:
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.
+
+    Raises:
+        InputError: `background` does not consist of three whole numbers in 0..255.
     """
 
     min_size: tuple[int, int] | None = None
@@ -48,6 +54,15 @@ class DecodeOptions:
     strict: bool = False
     apply_orientation: bool = True
     background: tuple[int, int, int] = WHITE
+
+    def __post_init__(self) -> None:
+        try:
+            levels = tuple(map(index, self.background))
+        except TypeError:
+            levels = ()
+        if len(levels) != 3 or not all(0 <= level <= 255 for level in levels):
+            raise InputError(f"background is {self.background!r}: expected three whole numbers in 0..255 (RGB)")
+        object.__setattr__(self, "background", levels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,11 @@ from mlimages.images.sizes import compute_crop_offset, compute_resized_size, cov
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+def require_image_property(value: object) -> None:
+    """Raise a TypeError, with an example, unless `value` is an ImageProperty."""
+    require_type(value, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
+
+
 @reraise_as_image_error
 def load_pixels(
     source: str | os.PathLike[str] | bytes, image_property: ImageProperty, *, max_pixels: int = MAX_PIXELS
@@ -34,7 +39,7 @@ def load_pixels(
         ImageError: the image cannot be decoded; `fault` is the reason.
         TypeError: `source` is neither a path nor bytes, or `image_property` is not an ImageProperty.
     """
-    require_type(image_property, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
+    require_image_property(image_property)
     decoded = decode(
         source, max_pixels=max_pixels, options=partial(_choose_decode_options, image_property=image_property)
     )
@@ -75,7 +80,7 @@ def prepare_pixels(
         TypeError: `image` is not a PIL image, or `image_property` is not an ImageProperty.
     """
     require_type(image, Image.Image, "a PIL image")
-    require_type(image_property, ImageProperty, "an ImageProperty, such as ImageProperty(224)")
+    require_image_property(image_property)
     source = image.convert("L") if image_property.gray_scale else image
     pixels = np.asarray(resize_and_crop(source, image_property, size=size))  # (H, W) or (H, W, 3)
     return pixels if pixels.ndim == 3 else pixels[:, :, None]

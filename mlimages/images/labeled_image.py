@@ -60,8 +60,11 @@ class LabeledImage:
             background: RGB colour behind transparent pixels.
 
         Raises:
+            InputError: the image has no path, or `background` is no colour.
             ImageError: the file cannot be decoded.
         """
+        if self.path == Path():
+            raise InputError("the image has no path, since it is from an array: there is no file to load again")
         self._image = load_rgb(self.path, background=background)
         return self
 

@@ -281,6 +281,12 @@ def test_paths_of_every_kind_and_a_single_angle_are_taken(labels: LabelFile, tmp
         assert repr(summary) == f"AugmentSummary({str(out)!r}, all: 40 images from 20 originals, 0 broken)"
 
 
+def test_an_unknown_format_is_an_error_in_python_too(labels: LabelFile, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="format is 'zip': it must be one of npz, npy, folder"):
+        augment(labels, tmp_path / "a.npz", image_property=ImageProperty(8), format="zip")  # type: ignore[arg-type]
+    assert not (tmp_path / "a.npz").exists()
+
+
 @pytest.mark.parametrize("angles", [(10.00001, 10.00002), (1e-9, 2e-9), (123456.1, 123456.2), (10, 10.0, -10)])
 def test_each_copy_in_a_folder_has_a_file_of_its_own(
     labels: LabelFile, tmp_path: Path, angles: tuple[float, ...]

@@ -13,13 +13,14 @@ from PIL import Image
 from torch import nn
 
 from mlimages.core import ImageProperty, InputError, LabeledPath, Normalization, Preprocessing
-from mlimages.dataset import TrainingData, compute_mean, describe_preprocessing_differences, load_mean_image
+from mlimages.dataset import TrainingData, augment, compute_mean, describe_preprocessing_differences, load_mean_image
 from mlimages.export import TrainedNetwork
 from mlimages.export.onnx_writer import write_onnx
 from mlimages.images import load_pixels, to_network_input
 from mlimages.inference import BundleSession, Predictor
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.networks import Normalize
+from mlimages.reports import draw_contact_sheet
 
 PROP = ImageProperty(16)
 IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -232,6 +233,45 @@ def test_a_mean_image_of_another_shape_is_an_error_at_once(
         data.mean_image = tmp_path / "mean.npy" if as_file else mean
     assert data.mean_image is None
     assert not as_file or len(mean_shape) < 3 or ("--gray" in str(error.value)) == prop.gray_scale
+
+
+@pytest.mark.parametrize("values", [-3.0, 1000.0, 255.5])
+def test_a_mean_image_outside_0_to_255_is_refused(labels: LabelFile, values: float) -> None:
+    with pytest.raises(InputError, match=r"a mean image has values in 0\.\.255"):
+        TrainingData(labels, PROP, mean_image=np.full(PROP.shape, values, np.float32))
+
+
+@pytest.mark.parametrize(("value", "is_doubtful"), [(0.0, False), (0.5, True), (1.0, True), (99.0, False)])
+def test_a_mean_image_that_may_be_in_0_to_1_is_a_warning(
+    labels: LabelFile, value: float, is_doubtful: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    TrainingData(labels, PROP, mean_image=np.full(PROP.shape, value, np.float32))
+    assert ("is it in 0..1?" in caplog.text) == is_doubtful
+
+
+def test_a_number_instead_of_an_image_property_is_a_type_error_with_an_example(
+    labels: LabelFile, tmp_path: Path
+) -> None:
+    uses: list[Callable[[Any], object]] = [
+        lambda size: TrainingData(labels, size),
+        lambda size: compute_mean(labels, size),
+        lambda size: augment(labels, tmp_path / "a.npz", image_property=size),
+        lambda size: draw_contact_sheet(labels.path, tmp_path / "a.png", image_property=size),
+    ]
+    for use in uses:
+        with pytest.raises(TypeError, match=r"expected an ImageProperty, such as ImageProperty\(224\), got int"):
+            use(16)
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_images_of_which_none_can_be_decoded_are_an_error(labels: LabelFile) -> None:
+    data = TrainingData(LabelFile(labels.path, "nowhere"), PROP)
+    for images in (data.generate(), data.generate_batches(4)):
+        with pytest.raises(
+            InputError, match=r"none of the images of .* can be used \(first: nowhere\S*: missing\): see"
+        ):
+            list(images)
+    assert list(TrainingData(labels.filter(lambda item: False), PROP).generate()) == []
 
 
 def test_the_mean_of_grayscale_images_is_read_from_its_png(labels: LabelFile, tmp_path: Path) -> None:

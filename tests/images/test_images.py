@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,9 @@ def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
         ({"width": 9460}, "9460 x 9460 pixels are too many: at most 89478485 are supported"),
         ({"shorter_px": 10_000}, "10000 x 10000 pixels are too many"),
         ({"shorter_px": 16}, "a shorter side of 16 px cannot contain a crop of 32 x 32"),
-        ({"resize": "shorte"}, "resize is 'shorte': expected one of shorter, crop,"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest': expected one of bilinear, bicubic"),
+        ({"resize": "shorte"}, "resize is 'shorte': it must be one of shorter, crop,"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest': it must be one of bilinear, bicubic"),
+        ({"gray_scale": "no"}, "gray_scale is 'no': it must be True or False"),
         ({"resize": "position", "position": (-1, 0)}, "position[0] (left) is -1: expected at least 0 px"),
         ({"resize": "position", "position": (0, -1)}, "position[1] (top) is -1: expected at least 0 px"),
         ({"resize": "position", "position": 5}, "position is 5: expected (left, top) in pixels"),
@@ -137,6 +139,11 @@ def test_a_size_that_no_image_can_have_is_an_error_at_once(values: dict[str, obj
         ({"mean": ()}, "mean is (): expected one or three finite values"),
         ({"mean": (1, 2)}, "mean is (1, 2): expected one or three finite values"),
         ({"mean": (float("inf"),)}, "expected one or three finite values"),
+        ({"mean": (104, 117, 123)}, "but pixels / scale is at most 1 with a scale of 255: divide the mean by 255"),
+        ({"mean": (1.01,)}, "but pixels / scale is at most 1"),
+        ({"mean": (1.0,)}, ""),
+        ({"mean": (104, 117, 123), "scale": 1}, ""),
+        ({"bgr": "no"}, "bgr is 'no': it must be True or False"),
         ({"mean": ("a",)}, "mean is 'a': expected a number"),
         ({"std": (1, 0, 1)}, "std is (1.0, 0.0, 1.0): the input is divided by it, so it must be greater than 0"),
     ],
@@ -256,6 +263,23 @@ def test_transparency_lies_over_a_given_colour(tmp_path: Path) -> None:
     Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
     over_blue = LabeledImage(tmp_path / "a.png").load(background=(0, 0, 255)).image
     assert over_blue.getpixel((1, 0)) == (51, 0, 204)
+
+
+@pytest.mark.parametrize("background", [(300, 0, 0), (-1, 0, 0), (0, 0), (0.5, 0, 0), "red", 7])
+def test_a_background_that_is_no_colour_is_no_fault_of_the_image(tmp_path: Path, background: Any) -> None:
+    Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
+    for load in (LabeledImage(tmp_path / "a.png").load, partial(load_rgb, tmp_path / "a.png")):
+        with pytest.raises(InputError, match=re.escape(f"background is {background!r}: expected three")) as error:
+            load(background=background)
+        assert not isinstance(error.value, ImageError)
+    assert LabeledImage(tmp_path / "a.png").load(background=[0, 0, 255]).image.getpixel((1, 0)) == (51, 0, 204)  # type: ignore[arg-type]
+
+
+def test_an_image_from_an_array_cannot_be_loaded_again() -> None:
+    image = LabeledImage.from_array(np.zeros((3, 4, 4), np.float32))
+    with pytest.raises(InputError, match="the image has no path, since it is from an array"):
+        image.load()
+    assert image.image.size == (4, 4)
 
 
 def test_cmyk_palette_and_one_bit_become_rgb() -> None:

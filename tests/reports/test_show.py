@@ -86,7 +86,7 @@ def test_a_sheet_as_png_holds_each_class_in_a_line(folder: Path, tmp_path: Path)
 
 
 def test_a_mean_is_shown_whole_and_by_channel(tmp_path: Path) -> None:
-    mean = np.stack([np.full((8, 8), value, np.float32) for value in (10.4, 99.6, 300.0)])
+    mean = np.stack([np.full((8, 8), value, np.float32) for value in (10.4, 99.6, 254.6)])
     np.save(tmp_path / "mean.npy", mean)
     tiles = make_mean_image_rows(tmp_path / "mean.npy")[0].tiles
     assert [tile.caption for tile in tiles] == ["mean", "R: 10.0", "G: 100.0", "B: 255.0"]
