@@ -87,8 +87,7 @@ def export(
         raise typer.BadParameter("--ort-web requires --page")
     runtime = OrtWebFiles.from_npm_package(ort_web) if ort_web else OrtWebFiles()
     require_writable(filter(None, [croissant, *(runtime.list_page_files(page) if page else ())]), overwrite=force)
-    overwrite = force or out is None  # model.onnx belongs to the run
-    bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=overwrite, progress=TqdmProgress())
+    bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=force, progress=TqdmProgress())
     if croissant:
         write_croissant(read_run(run), croissant, overwrite=force)
     print(bundle.to_json() if as_json else bundle.path)

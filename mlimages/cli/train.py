@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.hints import print_next_command, read_splits, to_cli_args
-from mlimages.cli.options import takes_options
+from mlimages.cli.options import FORCE, takes_options
 from mlimages.cli.process import use_one_blas_thread
 from mlimages.core import InputError, Proportion, find_name, format_interval, format_percent
 from mlimages.labels import TableOptions
@@ -22,7 +22,7 @@ from mlimages.training import FineTuneConfig
 if TYPE_CHECKING:
     from mlimages.training import FineTuneResult
 
-ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "as_json", "help_all")
+ALLOWED_WITH_RESUME = ("resume", "epochs", "tensorboard", "force", "as_json", "help_all")
 
 
 @takes_options(FineTuneConfig, positional_field="labels", is_required=False)
@@ -38,6 +38,7 @@ def finetune(
     tensorboard: bool = typer.Option(
         False, "--tensorboard", help="Write TensorBoard logs.", rich_help_panel="advanced:Output"
     ),
+    force: bool = FORCE,
     as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
 ) -> None:
     """Fine-tune a pretrained network on a label file.
@@ -71,7 +72,7 @@ def finetune(
                 read_splits(source, config)  # in every process: if only one failed, the others would wait for it
     with ExitStack() as stack:
         callbacks = [stack.enter_context(ScalarWriter(config.out))] if tensorboard and is_main_process else []
-        result = fine_tune(config, progress=TqdmProgress(), callbacks=callbacks)
+        result = fine_tune(config, overwrite=force, progress=TqdmProgress(), callbacks=callbacks)
     if not is_main_process:
         return
     print(json.dumps(result.to_dict(), indent=1) if as_json else _format_result_table(result))

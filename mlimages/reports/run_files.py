@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlimages.core import RunError, file_lock, format_command, summarize_error
+from mlimages.inference import external_data_path
 
 RUN_VERSION = 1
 
@@ -92,10 +93,16 @@ class RunFiles:
     def output_files(self) -> tuple[Path, ...]:
         """Files that a run writes; a new run does not start in a folder that contains one of them."""
         data = (self.classes, self.train, self.val, self.mean_image)
-        training = (self.metrics, self.state, self.best, self.last)
-        ends = (self.predictions, self.result, self.known, self.onnx)
-        notes = ("left_out.tsv", "suspects.tsv", "curves.png", "confusion.png")
-        return (*data, *training, *ends, *(self.folder / name for name in notes), self.report)
+        training = (self.state, self.best, self.last)
+        notes = (self.folder / "left_out.tsv", self.folder / "suspects.tsv")
+        return (*data, *notes, *training, self.known, *self.result_files)
+
+    @property
+    def result_files(self) -> tuple[Path, ...]:
+        """Files that a resumed run replaces and that people read or edit."""
+        plots = (self.folder / "curves.png", self.folder / "confusion.png")
+        ends = (self.predictions, self.result, self.onnx, external_data_path(self.onnx))
+        return (self.metrics, *ends, *plots, self.report)
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:

@@ -35,14 +35,20 @@ from mlimages.training.finish import (
     FineTuneResult,
     finish_run,
     read_finished_result,
-    write_skipped_images,
     write_suspect_labels,
 )
 from mlimages.training.head import LOWER_KERNEL_WEIGHTS, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
-from mlimages.training.run import EpochMetrics, contains_finished_run, log_to_file, write_metrics
+from mlimages.training.run import (
+    EpochMetrics,
+    contains_finished_run,
+    log_to_file,
+    require_unedited_files,
+    write_metrics,
+    write_skipped_images,
+)
 from mlimages.training.run_images import decode_splits
 from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder
 
@@ -66,6 +72,7 @@ def fine_tune(
     network: nn.Module | None = None,
     preprocessing: Preprocessing | None = None,
     export: bool = True,
+    overwrite: bool = False,
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> FineTuneResult:
@@ -86,6 +93,7 @@ def fine_tune(
         preprocessing: preprocessing of the images for `network`. The settings `size`, `resize`, `gray`, `mean`, `std`,
             `scale` and `bgr` of `config` replace its values if they are set; a mean image is only set by `mean`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
+        overwrite: replace files of the run folder that were edited since mlimages wrote them.
         progress: shows the number of images processed.
         callbacks: called after each epoch.
 
@@ -93,7 +101,7 @@ def fine_tune(
         The accuracy and files of the run. Every process of a distributed run gets the same accuracy.
 
     Raises:
-        InputError: the label files, images or settings cannot be used.
+        InputError: the label files, images or settings cannot be used, or a file to replace was edited.
         MissingExtraError: the run to resume uses OpenVINO, which is not installed.
         ModelError: the network cannot be built, differs from that of the run to resume, or has no layer left to train.
         RunError: the folder contains a run with other settings or is in use, the loss is not finite, or another
@@ -115,28 +123,25 @@ def fine_tune(
         if is_main:
             warn_about_changed_labels(config, files)
         if is_finished:
-            return read_finished_result(files, export=export, network=network, progress=progress)
+            return read_finished_result(files, export=export, network=network, overwrite=overwrite, progress=progress)
+        if is_main:
+            require_unedited_files(files, overwrite=overwrite)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), log_to_file(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)
             images = decode_splits(config, inputs, progress)
             preprocessing = prepare_run_folder(config, files, inputs, images)
             job = build_training_job(
-                config,
-                files,
-                inputs=inputs,
-                images=images,
-                preprocessing=preprocessing,
-                device=device,
+                config, files, inputs=inputs, images=images, preprocessing=preprocessing, device=device,
                 progress=progress,
-            )
+            )  # fmt: skip
             distributed.require_same_on_ranks("run folder and weights", (job.frozen_digest, state and state.history))
             state = state or _make_initial_state(job)
             job = job if state.lower_kernel_weight else job.with_last_layer_head()
             if inputs.is_resumed:
                 _prepare_resumed_run(job, state)
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
-            return finish_run(job, state, export=export, custom_network=network, progress=progress)
+            return finish_run(job, state, export=export, custom_network=network, overwrite=overwrite, progress=progress)
 
 
 def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from mlimages.core import (
     Progress,
     Proportion,
     RunError,
-    atomic_write,
     average_precisions,
     format_command,
     format_interval,
@@ -33,7 +31,8 @@ from mlimages.core import (
     pluralize,
     relative_name,
     wilson_interval,
-    write_text,
+    write_output,
+    write_text_output,
 )
 from mlimages.export import KnownOutput, NetworkOutputs
 from mlimages.inference import (
@@ -49,6 +48,7 @@ from mlimages.training.checkpoints import TrainingState, load_trained_tensors, m
 from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known_output import KNOWN_SHARE, fit_known_score, save_known_output
 from mlimages.training.loop import ValidationResult, validate
+from mlimages.training.run import require_unedited_files
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 from mlimages.training.training_job import TrainingJob
 
@@ -155,11 +155,12 @@ class FineTuneResult:
 
 
 def read_finished_result(
-    files: RunFiles, *, export: bool, network: nn.Module | None = None, progress: Progress
+    files: RunFiles, *, export: bool, network: nn.Module | None = None, overwrite: bool, progress: Progress
 ) -> FineTuneResult:
     """Read the result of a finished run; if `export` is true, write `model.onnx` and the report if they are missing.
 
     Raises:
+        InputError: a file to replace was not written by mlimages or was edited since, and `overwrite` is false.
         ExportError: the network cannot be converted to ONNX, or the file's outputs differ.
         RunError: `result.json` is damaged.
     """
@@ -169,14 +170,15 @@ def read_finished_result(
         format_command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
     if export and distributed.is_main_process() and not (files.onnx.exists() and files.report.exists()):
+        require_unedited_files(files, overwrite=overwrite)
         with files.lock():
             if not files.onnx.exists():
                 files.remove_temporary_files()  # of an export that was killed
-                export_run(files.folder, files.onnx, network=network, overwrite=True, progress=progress)
+                export_run(files.folder, files.onnx, network=network, overwrite=overwrite, progress=progress)
             elif bundle := read_exported_bundle(files):
                 write_model_card(bundle)  # the run may have been killed before
-            write_plots_and_report(files.folder, progress=progress)
-            _write_result(_read_result(files), files)
+            write_plots_and_report(files.folder, overwrite=overwrite, progress=progress)
+            _write_result(_read_result(files), files, overwrite=overwrite)
     return _read_result(files)
 
 
@@ -188,13 +190,20 @@ def _read_result(files: RunFiles) -> FineTuneResult:
 
 
 def finish_run(
-    job: TrainingJob, state: TrainingState, *, export: bool, custom_network: nn.Module | None = None, progress: Progress
+    job: TrainingJob,
+    state: TrainingState,
+    *,
+    export: bool,
+    custom_network: nn.Module | None = None,
+    overwrite: bool,
+    progress: Progress,
 ) -> FineTuneResult:
     """Check that the frozen weights are unchanged, load the best weights, and write the results.
 
     Args:
         export: write `model.onnx`, the plots and `report.html`.
         custom_network: the network passed to `fine_tune`, if any.
+        overwrite: replace files that mlimages did not write, or that were edited since.
 
     Returns:
         The result; only in the main process with the path of the exported file.
@@ -232,38 +241,36 @@ def finish_run(
     )
     if not distributed.is_main_process():
         return result
-    _write_predictions(job, validation)
-    _write_result(result, files)  # before the export, which may fail
+    _write_predictions(job, validation, overwrite=overwrite)
+    _write_result(result, files, overwrite=overwrite)  # before the export, which may fail
     if export:
         before = read_exported_bundle(files)
-        now = _export_best_network(job, state, validation, custom_network=custom_network, progress=progress)
+        now = _export_best_network(
+            job, state, validation, custom_network=custom_network, overwrite=overwrite, progress=progress
+        )
         warn_about_lost_options(files, before, now)
-        write_plots_and_report(files.folder, progress=progress)
+        write_plots_and_report(files.folder, overwrite=overwrite, progress=progress)
     result = replace(result, onnx=files.onnx if files.onnx.exists() else None)
-    _write_result(result, files)
+    _write_result(result, files, overwrite=overwrite)
     return result
 
 
 def _export_best_network(
-    job: TrainingJob,
-    state: TrainingState,
-    validation: ValidationResult,
-    *,
-    custom_network: nn.Module | None,
-    progress: Progress,
-) -> OnnxBundle:
+    job: TrainingJob, state: TrainingState, validation: ValidationResult, *,
+    custom_network: nn.Module | None, overwrite: bool, progress: Progress,
+) -> OnnxBundle:  # fmt: skip
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
-        return export_run(files.folder, files.onnx, network=custom_network, overwrite=True, progress=progress)
+        return export_run(files.folder, files.onnx, network=custom_network, overwrite=overwrite, progress=progress)
     images = [job.val_set.images[n] for n in validation.image_indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
     trained = make_trained_run(files, job.network, weights=files.state if state.lower_kernel_weight else files.best)
-    return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=True, progress=progress)
+    return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=overwrite, progress=progress)
 
 
-def _write_result(result: FineTuneResult, files: RunFiles) -> None:
-    write_text(files.result, json.dumps(result.to_dict(), indent=1) + "\n")
+def _write_result(result: FineTuneResult, files: RunFiles, *, overwrite: bool) -> None:
+    write_text_output(files.result, json.dumps(result.to_dict(), indent=1) + "\n", overwrite=overwrite)
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
@@ -285,9 +292,10 @@ def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, floa
     return mean.value, mean.low, mean.high
 
 
-def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
+def _write_predictions(job: TrainingJob, validation: ValidationResult, *, overwrite: bool) -> None:
     """Write `val_predictions.csv`: path, label and class probabilities of each validation image."""
-    with atomic_write(job.files.predictions) as part, part.open("w", newline="", encoding="utf-8") as out:
+    path = job.files.predictions
+    with write_output(path, overwrite=overwrite) as part, part.open("w", newline="", encoding="utf-8") as out:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["path", "label", *job.class_names])
         for index, row in zip(validation.image_indices, validation.probabilities.tolist(), strict=True):
@@ -295,15 +303,6 @@ def _write_predictions(job: TrainingJob, validation: ValidationResult) -> None:
             labels = [job.class_names[n] for n in image.class_indices]
             label = labels[0] if image.labels is None else json.dumps(labels, ensure_ascii=False)
             table.writerow([relative_name(image.path, job.files.folder.absolute()), label, *row])
-
-
-def write_skipped_images(run: Path, broken_images: Sequence[BrokenImage]) -> None:
-    """Write `left_out.tsv`, the images that could not be decoded, with the columns path, code and detail."""
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow(("path", "code", "detail"))
-    table.writerows((each.path, each.fault, each.detail) for each in broken_images)
-    write_text(run / "left_out.tsv", text.getvalue())
 
 
 def write_suspect_labels(
@@ -329,7 +328,7 @@ def write_suspect_labels(
         )
 
 
-def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Path | None:
+def write_plots_and_report(run: Path, *, overwrite: bool, progress: Progress | None = None) -> Path | None:
     """Write curves.png, report.html and, with one class per image, confusion.png; return the path of the report.
 
     If the extra `report` is not installed, log a warning, write nothing and return None.
@@ -341,7 +340,7 @@ def write_plots_and_report(run: Path, *, progress: Progress | None = None) -> Pa
         logger.warning("cannot write the plots and report.html: %s", error)
         return None
     progress.start("plots", 1, "page")
-    page = draw_run(run, overwrite=True)
+    page = draw_run(run, overwrite=overwrite)
     progress.advance()
     progress.close()
     return page

@@ -7,18 +7,32 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mlimages.core import InputError, Preprocessing, RunError, format_command, require_local_path, write_text
+from mlimages.core import (
+    BrokenImage,
+    InputError,
+    Preprocessing,
+    RunError,
+    format_command,
+    require_local_path,
+    require_writable,
+    write_text,
+    write_text_output,
+)
 from mlimages.reports import RUN_VERSION, RunFiles, read_settings
 from mlimages.training.compute_backend import ComputeBackend
 from mlimages.training.config import FineTuneConfig
 
 PATH_SETTINGS = ("labels", "val", "images", "weights", "mean")
 """Settings that are, or can be, the path of a file or folder."""
+
+_LOG_RECORD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ mlimages")
+"""Start of a record that `log_to_file` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
         raise InputError(f"{files.folder} is a file: choose another output folder with -o")
     if not files.config.exists():
         foreign = [path.name for path in files.output_files if path.exists()]
+        foreign += [] if _is_own_log(files.log) else [files.log.name]
         if foreign:
             raise InputError(
                 f"{files.folder} is not a run folder and contains {', '.join(foreign)}: "
@@ -100,6 +115,27 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
             f"with -o, or resume that run with {format_command('finetune', '--resume', files.folder)}"
         )
     return files.result.exists()
+
+
+def require_unedited_files(files: RunFiles, *, overwrite: bool) -> None:
+    """Check that a run in this folder replaces no file that a person made or edited.
+
+    The settings and the weights are not checked, since a run continues from them.
+
+    Raises:
+        InputError: a file was not written by mlimages or was edited since, and `overwrite` is false.
+    """
+    first_files = (files.classes, files.train, files.val, files.folder / "left_out.tsv", files.folder / "suspects.tsv")
+    require_writable((*(() if files.state.exists() else first_files), *files.result_files), overwrite=overwrite)
+
+
+def _is_own_log(path: Path) -> bool:
+    """Return whether there is no log, or one of mlimages, as of a run that failed before it wrote its settings."""
+    if not path.is_file():
+        return not path.exists()
+    with path.open("rb") as file:
+        start = file.read(100)
+    return not start or bool(_LOG_RECORD.match(start))
 
 
 def _is_same_setting(name: str, old_value: object, new_value: object) -> bool:
@@ -141,7 +177,16 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
     table.writerow(rows[0] if rows else EpochMetrics.__dataclass_fields__)
     for row in rows:
         table.writerow(round(value, 6) if isinstance(value, float) else value for value in row.values())
-    write_text(files.metrics, text.getvalue())
+    write_text_output(files.metrics, text.getvalue(), overwrite=True)
+
+
+def write_skipped_images(run: Path, broken_images: Sequence[BrokenImage]) -> None:
+    """Write `left_out.tsv`, the images that could not be decoded, with the columns path, code and detail."""
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table.writerow(("path", "code", "detail"))
+    table.writerows((each.path, each.fault, each.detail) for each in broken_images)
+    write_text_output(run / "left_out.tsv", text.getvalue(), overwrite=True)
 
 
 def read_backend(files: RunFiles) -> ComputeBackend | None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from mlimages.core import BundleError, Progress, as_path, format_command, require_local_path, require_writable
 from mlimages.export import ExportOptions, NetworkOutputs, TrainedNetwork, export_network
-from mlimages.inference import OnnxBundle
+from mlimages.inference import OnnxBundle, external_data_path
 from mlimages.labels import LabelFile
 from mlimages.reports import RunFiles, write_model_card
 from mlimages.training.checkpoints import TrainedRun, load_run
@@ -59,7 +59,7 @@ def export_run(
     >>> export_run("runs/first", "first.onnx").class_names
     ('cats', 'dogs')
     """
-    require_writable([as_path(out)], overwrite=overwrite)
+    require_writable([as_path(out), external_data_path(as_path(out))], overwrite=overwrite)
     loaded = load_run(run, network=network)
     return export_trained_run(
         RunFiles(require_local_path(run)), loaded, out, options=options, overwrite=overwrite, progress=progress

@@ -18,11 +18,11 @@ from mlimages.core import (
     Normalization,
     Preprocessing,
     Progress,
-    atomic_write,
-    write_text,
+    write_output,
+    write_text_output,
 )
 from mlimages.dataset import load_mean_image
-from mlimages.labels import ClassNames, write_label_file
+from mlimages.labels import ClassNames, write_label_output
 from mlimages.networks import (
     LOWER_HEAD_PATH,
     FrozenLayers,
@@ -151,11 +151,12 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: TrainingI
     preprocessing = Preprocessing(expected.image, _resolve_normalization(config, expected, images))
     write_settings(files, config, preprocessing, multi_label=inputs.splits.is_multi_label)
     if inputs.mean_image is not None:
-        with atomic_write(files.mean_image) as part, part.open("wb") as out:
+        with write_output(files.mean_image, overwrite=True) as part, part.open("wb") as out:
             np.save(out, inputs.mean_image, allow_pickle=False)
-    write_text(files.classes, "".join(f"{name}\n" for name in names))
+    write_text_output(files.classes, "".join(f"{name}\n" for name in names), overwrite=True)
     for path, part_images in ((files.train, images.train), (files.val, images.val)):
-        write_label_file(path, [LabeledPath(each.path, each.label, each.labels) for each in part_images], names)
+        items = [LabeledPath(each.path, each.label, each.labels) for each in part_images]
+        write_label_output(path, items, names, overwrite=True)
 
 
 def _resolve_normalization(

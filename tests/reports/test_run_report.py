@@ -261,5 +261,5 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in ("draw_run", "pages", "plots", "run_page"):
         monkeypatch.delattr(reports, name, raising=False)
-    assert finish.write_plots_and_report(run) is None
+    assert finish.write_plots_and_report(run, overwrite=False) is None
     assert make_install_command("report") in caplog.text

@@ -1,0 +1,89 @@
+"""Files of a run folder that a person edited or made: a run that would replace one is refused before it trains."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import InputError
+from mlimages.training import export_run, fine_tune
+from tests.training.conftest import config_for, write_colours
+
+MINE = b"a person's work"
+REPLACED = [
+    "confusion.png", "curves.png", "metrics.csv", "model.onnx", "model.onnx.data", "report.html", "result.json",
+    "val_predictions.csv",
+]  # fmt: skip
+KEPT = ["README.md", "left_out.tsv", "log.txt", "notes.txt", "suspects.tsv"]
+
+pytestmark = pytest.mark.train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The label file of a finished run."""
+    labels = write_colours(tmp_path_factory.mktemp("finished"))
+    fine_tune(config_for(labels, model="lenet5", epochs=1))
+    return labels
+
+
+@pytest.fixture
+def run(finished: Path) -> Path:
+    """A finished run, which the test may change."""
+    copy = finished.parent / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    return Path(shutil.copytree(finished.parent / "run", copy))
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_run_that_would_replace_an_edited_file_is_refused_before_it_trains(
+    name: str, finished: Path, run: Path
+) -> None:
+    with (run / name).open("ab") as file:
+        file.write(MINE)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    config = config_for(finished, out=run, model="lenet5", epochs=2)
+    with pytest.raises(InputError, match=rf"{name} exists and was not written by mlimages, or was edited since"):
+        fine_tune(config)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_a_resumed_run_keeps_the_edited_files_that_it_does_not_replace(finished: Path, run: Path) -> None:
+    for name in KEPT:
+        with (run / name).open("ab") as file:
+            file.write(MINE)
+    before = {name: (run / name).read_bytes() for name in KEPT}
+    fine_tune(config_for(finished, out=run, model="lenet5", epochs=2))
+    assert {name: (run / name).read_bytes()[: len(before[name])] for name in KEPT} == before
+    fine_tune(config_for(finished, out=run, model="lenet5", epochs=3))
+
+
+def test_a_run_replaces_edited_files_with_overwrite_but_never_the_weights_file_of_another_model(
+    finished: Path, run: Path
+) -> None:
+    for name in REPLACED:
+        (run / name).write_bytes(MINE)
+    config = config_for(finished, out=run, model="lenet5", epochs=2)
+    (run / "result.json").unlink()
+    fine_tune(config, overwrite=True)
+    assert {name for name in REPLACED if (run / name).read_bytes() == MINE} == {"model.onnx.data"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_an_export_into_the_run_folder_replaces_no_edited_file(name: str, run: Path) -> None:
+    (run / name).write_bytes(MINE)
+    with pytest.raises(InputError, match=name):
+        export_run(run, run / "model.onnx")
+    assert (run / name).read_bytes() == MINE
+
+
+@pytest.mark.parametrize("name", ["log.txt", "model.onnx.data", "report.html"])
+def test_a_run_does_not_start_in_a_folder_with_a_persons_file_of_that_name(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / name).write_bytes(MINE)
+    with pytest.raises(InputError, match=f"is not a run folder and contains {name}"):
+        fine_tune(replace(config_for(finished), out=tmp_path / "new"))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
