@@ -1,4 +1,4 @@
-"""mlimages: from a word, a folder or a list of links to a deployed image classifier."""
+"""mlimages: from class names, a folder of images or a list of links to a deployed image classifier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over label files: corrupt, duplicate, leaked and unusual images."""
+"""Find corrupt, duplicate and unusual images in label files, and leaks: images of one file that are also in another."""
 
 from mlimages.core.lazy import attach
 

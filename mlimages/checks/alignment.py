@@ -51,7 +51,7 @@ def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray
     placement = found[role, index]
     crops, images = np.stack(pair)[role, index], np.stack(pair)[1 - role, index]
     oriented = np.stack([orientation.apply_to_images(crops) for orientation in ORIENTATIONS])
-    return _refine_placements(oriented[placement[:, 4].astype(np.intp), index], images, placement[:, 1:4])
+    return _refine_and_correlate(oriented[placement[:, 4].astype(np.intp), index], images, placement[:, 1:4])
 
 
 def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
@@ -80,8 +80,10 @@ def _find_best_placements(crops: FloatArray, images: FloatArray) -> FloatArray:
     return best.astype(np.float32)
 
 
-def _refine_placements(crops: FloatArray, images: FloatArray, placements: FloatArray) -> FloatArray:
-    """Refine placements `(n, 3)` (scale, left and top) to affine transforms, and return the best correlations `(n,)`.
+def _refine_and_correlate(crops: FloatArray, images: FloatArray, placements: FloatArray) -> FloatArray:
+    """Refine an affine transform that aligns each crop with its image, and return the best correlations `(n,)`.
+
+    `placements` `(n, 3)` are the scale, left and top from which the transforms start.
 
     Coordinates range from -1 at one edge of an image to 1 at the opposite edge. A transform maps coordinates in the
     crop to coordinates in the image.
@@ -120,7 +122,10 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return images interpolated at M positions `(n, 3, M)`, and 1 `(n, M)` for each position inside, else 0."""
+    """Return the images interpolated at `positions` `(n, 3, M)`, in the shape of `images`, and a mask `(n, M)`.
+
+    The mask is 1 for a position inside the image, 0 for one outside.
+    """
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
     pixels = np.clip(pixels, 0, THUMBNAIL_PX - 1.001)
@@ -137,7 +142,7 @@ def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray,
 
 
 def _compute_gradients(images: FloatArray) -> FloatArray:
-    """Return the derivatives along x and y `(n, 2, M)`, in the coordinates that `_refine_placements` describes."""
+    """Return the derivatives along x and y `(n, 2, M)`, in the coordinates that `_refine_and_correlate` describes."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]

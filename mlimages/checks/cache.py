@@ -25,7 +25,9 @@ CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, f
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEGER) WITHOUT ROWID;
 """
-"""Rows of images are in the order of the first check, so that a later check reads the database sequentially."""
+"""SQL statements that create the tables: `images` (measurements by SHA-256), `links` (duplicate pairs) and `files`
+(path, fingerprint and id in `images`). The ids are in the order of the first check, so that a later check reads the
+database sequentially."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,10 @@ class CheckCache:
         )
 
     def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:
-        """Return the index pairs stored under this key, a hash of the images and thresholds; None if there are none."""
+        """Return the index pairs stored under this key, a hash of the images and thresholds; None if none were stored.
+
+        The result is empty `(0, 2)` if the images were compared and have no duplicates.
+        """
         rows = self._read_rows("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 

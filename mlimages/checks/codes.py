@@ -130,8 +130,8 @@ class Thresholds:
     blur: Annotated[
         float,
         _fraction(
-            "blurred: the sharpness is below this value (0.25: smooth, 0.5: sharp edges, 1: noise); lowered if the "
-            "median of all images is below 0.35; blank images are exempt."
+            "blurred: the sharpness (0.25: smooth, 0.5: sharp edges, 1: noise) is below this value; blank images are "
+            "exempt. The default is lowered if the median sharpness of all images is below 0.35."
         ),
     ] = 0.30
     placeholder_share: Annotated[
@@ -160,7 +160,7 @@ class Thresholds:
     ] = 0.99
     imbalance: Annotated[
         float,
-        Option("class-imbalance: the largest class has more than this many times as many images as a class.", min=1),
+        Option("class-imbalance: the class has fewer images than the largest class divided by this value.", min=1),
     ] = 10.0
 
     def __post_init__(self) -> None:
@@ -169,9 +169,9 @@ class Thresholds:
     def adapt_to_size(self, num_images: int) -> Thresholds:
         """Return the thresholds for a dataset of this number of images.
 
-        Above 20,000 images, `near_bits` and `turned_bits` are lowered by 3 per factor of ten, so that the number of
-        false candidates grows hardly faster than the number of images: of all pairs of different photographs, a
-        fraction of 2e-4 differs in at most 16 bits, a quarter of that fraction in at most 14, and so on.
+        Above 20,000 images, `near_bits` and `turned_bits` are lowered: by 3 at 200,000 images, by 6 at 2,000,000. The
+        number of false candidates then grows hardly faster than the number of images. Of all pairs of different
+        photographs, a fraction of 2e-4 differs in at most 16 bits, 5e-5 in at most 14, and so on.
         """
         fewer = round(3 * math.log10(num_images / LARGE_DATASET_IMAGES)) if num_images > LARGE_DATASET_IMAGES else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))

@@ -35,7 +35,7 @@ ALIGN_BATCH_SIZE = 32
 """Pairs aligned at a time; their arrays fit the processor's cache."""
 
 THUMBNAIL_PROPERTY = ImageProperty(THUMBNAIL_PX, resize="squash", gray_scale=True)
-"""Size and resize method of the thumbnails that are aligned."""
+"""How the thumbnails to align are made: 64 x 64 pixels, grayscale, without keeping the aspect ratio."""
 
 Features = NDArray[np.floating]
 

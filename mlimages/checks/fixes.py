@@ -20,8 +20,8 @@ BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUP
 def plan_moves(report: CheckReport) -> list[Move]:
     """Plan to move broken files to `NAME_quarantine` beside the label file, and to correct wrong suffixes.
 
-    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and broken files in
-    the quarantine stay there. Links are moved after the files.
+    Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and files that an
+    earlier check moved to the quarantine stay there. Symbolic links are moved after the files.
 
     Raises:
         InputError: a finding is about a remote image or an image in a shard, which cannot be moved.
@@ -47,7 +47,8 @@ def plan_moves(report: CheckReport) -> list[Move]:
 def move_files(moves: list[Move]) -> None:
     """Move each image to its target, creating folders as needed; no file is deleted or overwritten.
 
-    A relative link is rewritten, so that it still leads to the same file, unless that file has been moved as well.
+    A relative symbolic link is rewritten, so that it still leads to the same file. If that file has already been moved,
+    too, the link is moved unchanged.
     """
     for move in moves:
         source, target = move.source, move.target

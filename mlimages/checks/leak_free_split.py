@@ -63,14 +63,14 @@ def split_labels(
     report = check(file, pool=pool, embed=embed, progress=progress)
     groups = {path: number for number, group in enumerate(report.duplicate_groups) for path in group}
     contents = {
-        as_path(name): digest.tobytes().hex() if digest.any() else _compute_content_hash(as_path(name))
+        as_path(name): digest.tobytes().hex() if digest.any() else _hash_undecodable_file(as_path(name))
         for (name, _), digest in zip(file.text_items(), report.digests, strict=True)
     }
     return file.split(fractions, seed=seed, groups=groups, contents=contents, assigned=assigned)
 
 
-def _compute_content_hash(path: Path) -> str:
-    """Return the content hash of an image file that cannot be decoded; "" if the file cannot be read."""
+def _hash_undecodable_file(path: Path) -> str:
+    """Return the hash of an image file for which `check` stores none, since it cannot be decoded; "" if unreadable."""
     try:
         return hashlib.sha256(read_bytes(path)).hexdigest()[:HASH_DIGITS]
     except ImageError:

@@ -28,8 +28,8 @@ from mlimages.core import Embedder, Progress
 Key = TypeVar("Key")
 
 MIN_LINE_ART_FRACTION = 0.5
-"""Minimum fraction of an image that two luma values cover in line art. Thumbnails of different drawings are similar, so
-line art must correlate more strongly."""
+"""An image is line art if two luma values cover at least this fraction of it. Thumbnails of different drawings are
+similar, so line art must correlate more strongly."""
 
 MAX_SMOOTH_SHARPNESS = 0.26
 """Sharpness (see `Measurements`) below which an image has no detail. All but one of scikit-learn's 1797 digits,
@@ -168,7 +168,8 @@ def _iter_image_relations(
         return int(images.label_indices[index])
 
     def get_class_key(index: int) -> int:
-        # of multi-label images, near-duplicates may differ in their classes: a crop may show fewer of them
+        """Return a number that is the same for all images of a class; for multi-label images, always 0."""
+        # near-duplicates of a multi-label image may have other classes: a crop may show fewer of them
         return 0 if is_multi_label else get_label_index(index)
 
     def get_digest(index: int) -> bytes:
@@ -214,7 +215,10 @@ def _iter_relations_of_identical_images(
 def _iter_near_duplicates_in_two_classes(
     group: Sequence[int], get_class_key: Callable[[int], int], get_digest: Callable[[int], bytes]
 ) -> Iterator[ImageRelation]:
-    """Yield images with a near-duplicate in another class; byte-identical images have a code of their own."""
+    """Yield the images of a group that have a near-duplicate in another class, and this near-duplicate.
+
+    Pairs of byte-identical images are skipped: they have the code `Code.TWO_LABELS`.
+    """
     by_class = _group_by(group, get_class_key)
     some = {label: [same[0] for same in _group_by(own, get_digest).values()][:2] for label, own in by_class.items()}
     for index in group:

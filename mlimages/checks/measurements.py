@@ -98,7 +98,7 @@ class Measurements(NamedTuple):
 
 
 MeasurementTable = NDArray[Any]
-"""Measurements of many images: a structured array whose fields are the attributes; `table["width"]` is `(N,)`."""
+"""Measurements of N images: a structured array `(N,)` with the attributes of `Measurements`, as in `table["width"]`."""
 
 
 def make_measurement_table(packed_measurements: Iterable[bytes]) -> MeasurementTable:

@@ -20,7 +20,8 @@ NEAR_DUPLICATES_VERSION = 4
 """Version of the algorithm, part of cache keys; increase it when the result changes."""
 
 COMPARISONS_PER_LOOKUP = 80
-"""Number of hash comparisons that take as long as one look-up in a band (measured at 20,000 to 60,000 images)."""
+"""Number of hash comparisons that take as long as one look-up in the index of a band (16 of the 64 bits of all hashes),
+measured at 20,000 to 60,000 images. `_find_close_pairs` chooses the faster search by it."""
 
 HASH_PAIR_BATCH_SIZE = 1 << 14
 """Pairs of hashes compared at a time; limits memory and fits the processor's cache."""
@@ -153,8 +154,8 @@ def find_near_duplicate_pairs(
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
         min_correlation_per_image: minimum correlation of each image `(N,)`; for a pair, the higher value applies.
-        min_crop_correlation: minimum correlation after alignment; a pair is aligned only if its minimum correlation
-            from `min_correlation_per_image` is lower.
+        min_crop_correlation: minimum correlation after alignment. A pair whose minimum correlation from
+            `min_correlation_per_image` is at least as high is not aligned.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
     """
@@ -176,11 +177,11 @@ def find_near_duplicate_pairs(
 
 
 def compute_perceptual_hashes(thumbnails: NDArray[np.uint8], indices: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """Compute the perceptual hashes `(n,)` of those of the thumbnails `(N, 256)` that `indices` `(n,)` selects.
+    """Compute the perceptual hashes `(n,)` of `thumbnails[indices]`, given `thumbnails` `(N, 256)`, `indices` `(n,)`.
 
-    Each bit is the sign of one of the 8 x 8 lowest frequencies, row by row. pHash (Zauner 2010) compares each frequency
-    with the median of all, which is nearly 0, instead of with 0. With the median, the hash of a mirrored image could
-    not be computed from the hash of the image.
+    Each bit says whether one of the 8 x 8 lowest frequencies is positive, row by row. pHash (Zauner 2010) compares them
+    with their median, which is nearly 0. With the median, the hash of a mirrored image could not be computed from the
+    hash of the image.
     """
     hashes = np.empty(len(indices), np.uint64)
     for begin in range(0, len(indices), HASH_BATCH_SIZE):
@@ -214,7 +215,10 @@ def _are_near_duplicates(
 def _compute_best_crop_correlation(
     thumbnails: NDArray[np.float32], crop_thumbnails: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the best correlation `(n,)` of each crop with any crop of its image; both thumbnails are `(n, 256)`."""
+    """Return the correlation `(n,)` of each `crop_thumbnails[i]` with the crop of `thumbnails[i]` that fits it best.
+
+    Both arrays of thumbnails are `(n, 256)`.
+    """
     rows = _CROP_MATRICES @ thumbnails.reshape(-1, 1, 1, 16, 16)  # (n, sizes, offsets, 16, 16)
     parts = rows[:, :, :, None] @ _CROP_MATRICES.transpose(0, 1, 3, 2)[:, None]  # (n, sizes, offsets, offsets, 16, 16)
     found = (
@@ -226,7 +230,7 @@ def _compute_best_crop_correlation(
 
 
 def _make_crop_matrices() -> NDArray[np.float32]:
-    """Return matrices that interpolate crops along one axis: for each scale, at its start, middle and end."""
+    """Return matrices `(scales, 3, 16, 16)` that crop an image along one axis: at the start, middle and end."""
     windows = np.zeros((len(CROP_SCALES), 3, 16, 16), np.float32)
     for number, size in enumerate(CROP_SCALES):
         for offset, share in enumerate((0.0, 0.5, 1.0)):
@@ -247,11 +251,11 @@ _CROP_MATRICES = _make_crop_matrices()
 def _find_close_pairs(
     rotated_image_hashes: NDArray[np.uint64], hashes: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield each pair i < j once if `rotated_image_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
+    """Yield the pairs i < j for which `rotated_image_hashes[i]` and `hashes[j]` differ in at most `max_bits` bits.
 
-    In large datasets, the hashes are split into four bands. Two hashes that differ in at most `max_bits` bits differ in
-    at most a quarter as many in at least one band. Only pairs with such a band are compared (multi-index hashing:
-    Norouzi, Punjani and Fleet, CVPR 2012).
+    In large datasets, the hashes are split into four bands of 16 bits. Two hashes that differ in at most 12 bits differ
+    in at most 3 bits of at least one band. Only pairs with such a band are compared (multi-index hashing: Norouzi,
+    Punjani and Fleet, CVPR 2012).
     """
     bits = [(max_bits + 1 + band) // 4 - 1 for band in range(4)]  # each plus 1, they add up to max_bits + 1
     look_ups = sum(comb(16, flipped) for most in bits for flipped in range(most + 1))

@@ -208,7 +208,9 @@ def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bo
 
 
 def _find_stored_label_file(file: LabelFile) -> LabelFile | None:
-    """Return the label file on disk: `file`, or if `file` is a folder, the one that mlimages wrote for it, or None."""
+    """Return `file` if it is a label file on disk. If its images come from a folder, return the label file that
+    mlimages wrote for that folder; None if there is none.
+    """
     if file.is_stored:
         return file
     return (

@@ -1,4 +1,4 @@
-"""Rules that give an image a code for its measurements, and a class a code for its size or sharpness."""
+"""Rules for the codes that depend on measurements of a single image, or on the size and sharpness of a class."""
 
 from __future__ import annotations
 
@@ -222,4 +222,4 @@ RULES = {
         ),
     ),
 }
-"""The rule for each code; f: measurements of images, t: thresholds."""
+"""The rule for each code. The parameters of the lambdas are the measurements `f` and the thresholds `t`."""

@@ -62,7 +62,7 @@ def label(
     def split_without_leaks(
         labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
-        """Split a label file; `assigned` has the split of each image whose split is already known."""
+        """Split a label file with near-duplicates in the same split; see `split_labels` for `assigned`."""
         embed = _load_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 
@@ -93,6 +93,7 @@ def _summarize_label_file(file: LabelFileSummary) -> str:
 
 
 def _make_class_warnings(file: LabelFileSummary, *, is_split: bool) -> list[str]:
+    """Return warnings about classes with no or one image, and about a file with no image or only one class."""
     advice = (
         ": its fraction is less than one image, or the images stay together as near-duplicates or as one --group. "
         "Add other images, or split near-duplicates, too, with --group='[^/]+$'"

@@ -18,9 +18,9 @@ def demo(
     """Run every step on handwritten digits, offline.
 
     A web site on this machine serves images of real digits and some broken links. The demo gathers, labels and checks
-    the images, and compares networks that are trained on them with and without pretrained layers. It prints its
-    commands; of training runs that differ only in the number of images or the random seed, it prints one. It takes
-    about a minute on two cores; the results stay in the output folder.
+    the images, and compares networks that are trained on them with and without pretrained layers. It prints each
+    command, except those that repeat a training with another number of images or random seed. It takes about a minute
+    on two cores; the results stay in the output folder.
 
     Example: mlimages demo
     """

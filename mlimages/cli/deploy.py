@@ -40,8 +40,8 @@ def export(
         min=0.0,
         max=1.0,
         metavar="FRACTION",
-        help='Predict "none of these" if the highest probability is below a threshold. The threshold is chosen so '
-        "that this fraction of the validation images reaches it, such as 0.95; 0: no threshold.",
+        help='Predict "none of these" if the highest probability is below a threshold, which this fraction of the '
+        "validation images reaches. For 0.95, the 5 % with the lowest probabilities are rejected. 0: no threshold.",
     ),
     croissant: Path = typer.Option(
         None, "--croissant", metavar="FILE", help="Write Croissant 1.1 metadata (JSON-LD) for the run's images."
@@ -182,13 +182,13 @@ def predict(
     as_csv: bool = typer.Option(
         False,
         "--csv",
-        help="Print CSV: path, fault, known, set, class_1, probability_1 ...; of a multi-label model: path, fault, "
-        "labels, probabilities.",
+        help="Print CSV: path, fault, known, set (likely classes), class_1, probability_1, ...; or for a multi-label "
+        "model, path, fault, labels, probabilities.",
     ),
 ) -> None:
     """Predict the class of each image, or its labels.
 
-    An image that cannot be read is printed with its error code; the others are still predicted.
+    For an image that cannot be read, its error code is printed.
 
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """

@@ -56,7 +56,7 @@ class _GatherCommand(SectionedHelpCommand):
     """A command whose option `--retry-failed` may be given without a value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; `--retry-failed` without a value means all reasons."""
+        """Parse the arguments; `--retry-failed` without a value retries links that failed for any reason."""
         words = [
             f"{arg}=all" if arg == "--retry-failed" and after.startswith("-") else arg
             for arg, after in pairwise([*args, "--"])

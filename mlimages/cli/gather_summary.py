@@ -24,10 +24,10 @@ _UNFINISHED_ADVICE = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
 }
-"""Advice for unfinished links that would fail again with the same command, by reason."""
+"""Advice by reason for unfinished links (which the same command requests again) that would only fail again."""
 _RERUN_ADVICE = "run the same command again"
 NO_LINKS_MESSAGE = "the source has no links"
-"""Message that explains why no image was gathered."""
+"""Message if no image was gathered because there is no link."""
 
 
 def explain_why_no_images(summary: GatherSummary) -> str:
@@ -42,6 +42,7 @@ def explain_why_no_images(summary: GatherSummary) -> str:
 
 
 def _explain_deleted_images(num_images: int) -> str:
+    """Return the message if no image was gathered because the user has deleted all of them from the output folder."""
     subject = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
     return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
@@ -53,7 +54,10 @@ def _advise_on_failures(summary: GatherSummary) -> list[str]:
 
 
 def _advise_on_unfinished_links(summary: GatherSummary) -> list[str]:
-    """Return advice about unfinished links. The last item is to run the same command again, unless that cannot help."""
+    """Return advice about unfinished links, which the same command requests again (`summary.open`).
+
+    The last item is to run the same command again, unless that cannot help.
+    """
     counts = {reason: summary.reasons.get(reason, 0) for reason in _UNFINISHED_ADVICE}
     found = [f"{_UNFINISHED_ADVICE[reason]} ({pluralize(count, 'link')})" for reason, count in counts.items() if count]
     return found + [_RERUN_ADVICE] * (summary.open > sum(counts.values()) or not found)

@@ -136,11 +136,11 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
     raise PeerExitedError("stopped by SIGTERM: another training process failed, or the launcher was stopped")
 
 
-def _report_to_torchrun(error: MlimagesError) -> None:
+def _report_to_torchrun_and_wait(error: MlimagesError) -> None:
     """If torchrun started this process, write the error to the file that torchrun reads.
 
-    Most errors occur in all processes, but are printed once: all but the first process of a machine wait here, and
-    torchrun stops them as soon as the first one has exited.
+    Most errors occur in all processes, but must be printed once. Therefore all processes of a machine except the first
+    wait here; torchrun stops them as soon as the first one has printed the error and exited.
     """
     if isinstance(error, PeerExitedError):
         return
@@ -167,7 +167,7 @@ def main() -> NoReturn:
         app()
     except MlimagesError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in an atexit callback it would print a traceback
-        _report_to_torchrun(error)
+        _report_to_torchrun_and_wait(error)
         print(f"mlimages: {escape_unprintable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:

@@ -50,7 +50,7 @@ def print_text(results: Results, *, top: int, bundle: OnnxBundle) -> int:
 
 
 def _describe_unknown(bundle: OnnxBundle) -> str:
-    """Return why images are predicted as "none of these", and how often this happens to images of the classes."""
+    """Return why images are predicted as "none of these", and how often this is wrong: the false rejection rate."""
     reasons = []
     if known := bundle.known:
         share = format_percent(1 - known.share, 0)

@@ -38,9 +38,10 @@ def probe(
     """Find how many layers to freeze, and which network to use.
 
     The leave-one-out accuracy of a ridge classifier on the output of each layer shows how well the layer separates your
-    classes. The recommended --freeze is the last layer not significantly below the best. The learning curve
-    shows whether more images would help. With more than one --model or --model small, a table compares the accuracy,
-    processor time and size of the networks; --report, --weights, --size and --gray then do not apply.
+    classes. The recommended --freeze is the last layer whose accuracy is not significantly lower than that of the best
+    layer. The learning curve shows whether more images would help. With more than one --model or --model small, a
+    table compares the accuracy, processor time and size of the networks; --report, --weights, --size and --gray then do
+    not apply.
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """
@@ -86,6 +87,11 @@ def _probe_models(
     labels: Path, table_options: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int,
     force: bool, as_json: bool, single_model_options: dict[str, object],
 ) -> None:  # fmt: skip
+    """Compare several networks: print a table, and write a plot to `out`.
+
+    Raises:
+        InputError: the value of an option in `single_model_options`, which apply to a single network, is not empty.
+    """
     if names := [name for name, value in single_model_options.items() if value]:
         raise InputError(
             f"{', '.join(names)} cannot be combined with more than one --model, nor with --model small, which is "

@@ -14,14 +14,15 @@ import time
 import traceback
 
 GC_THRESHOLD = 10_000
-"""Allocations between garbage collections. With Python's default of 700, they took a tenth of the time of `gather`,
-which has a thousand links in flight."""
+"""Number of allocations that starts a garbage collection. With Python's default of 700, garbage collections took a
+tenth of the time of `gather`, which downloads a thousand links at a time."""
 
 
-def use_one_blas_thread() -> None:
-    """Prevent idle BLAS and OpenMP threads from spinning; numpy and torch read these variables when imported.
+def prevent_spinning_threads() -> None:
+    """Let idle OpenMP threads sleep, and OpenBLAS use one thread; call this before numpy or torch is imported.
 
-    When another process was running, spinning threads took half of the processor time of a run with cached features.
+    By default, idle threads spin (busy-wait). When another process was running, they took half of the processor time of
+    a run with cached features.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -50,15 +51,16 @@ def interrupt_on_sigterm() -> None:
 
 
 def resend_lost_interrupts() -> None:
-    """Send SIGINT again if Python ignores it because it arrives in a finalizer or a callback of a weak reference.
+    """Install a hook that sends SIGINT again if Python has ignored it.
 
-    PyTorch's export runs thousands of such functions.
+    Python ignores a Ctrl-C that arrives in a finalizer or a callback of a weak reference. PyTorch's export runs
+    thousands of such functions.
     """
     report, main_thread = sys.unraisablehook, threading.get_ident()
 
     def send_interrupt_after_hook() -> None:
-        """Send SIGINT to the main thread as soon as it has left `resend_interrupt`."""
-        while any(  # there it would be lost again
+        """In a thread: wait until the main thread has left the hook `resend_interrupt`, then send it SIGINT."""
+        while any(  # in the hook, the signal would be lost again
             frame.f_code is resend_interrupt.__code__
             for frame, _ in traceback.walk_stack(sys._current_frames()[main_thread])
         ):
@@ -76,7 +78,7 @@ def resend_lost_interrupts() -> None:
 
 
 def configure_server_logging(log_format: str) -> None:
-    """Write the log of the server, including the access log, to standard error."""
+    """Write the log of the server, including the access log, to standard error, as `text` or `json` (`log_format`)."""
     from mlimages.serving import JsonFormatter
 
     handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
@@ -87,9 +89,11 @@ def configure_server_logging(log_format: str) -> None:
 
 
 def raise_mmap_threshold() -> None:
-    """Raise the mmap threshold of glibc by freeing a block of 4 MB, so that smaller blocks are reused (mallopt(3)).
+    """Make glibc reuse freed blocks of up to 4 MB, instead of returning them to the system with munmap.
 
-    Decoding an image then allocates 2 new pages instead of 26, which saves 4 % of the processor time of `check`.
+    When a block above the mmap threshold is freed, glibc raises the threshold to its size (mallopt(3)): this function
+    allocates and frees 4 MB. Decoding an image then allocates 2 new pages instead of 26, which saves 4 % of the
+    processor time of `check`.
     """
     bytes(4 * 2**20)
 

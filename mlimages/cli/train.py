@@ -14,7 +14,7 @@ import typer
 
 from mlimages.cli.hints import print_next_command, read_splits, to_cli_args
 from mlimages.cli.options import FORCE, takes_options
-from mlimages.cli.process import use_one_blas_thread
+from mlimages.cli.process import prevent_spinning_threads
 from mlimages.core import InputError, Proportion, find_name, format_interval, format_percent
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
@@ -32,7 +32,7 @@ def finetune(
     resume: Path = typer.Option(
         None,
         metavar="RUN",
-        help="Resume this run; --epochs N sets a new total number of epochs.",
+        help="Resume the run in this folder with its settings; --epochs N sets a new total number of epochs.",
         rich_help_panel="Output",
     ),
     tensorboard: bool = typer.Option(
@@ -45,11 +45,11 @@ def finetune(
 
     The layers up to --freeze keep their pretrained weights; their outputs are computed once and cached. The run folder
     contains the weights, metrics, a report, and model.onnx for `mlimages predict`. To continue an interrupted run, run
-    the same command again.
+    the same command again, or use --resume RUN.
 
     Example: mlimages finetune cats.txt --model alexnet --freeze conv5 --epochs 20 -o runs/cats
     """
-    use_one_blas_thread()
+    prevent_spinning_threads()
     from mlimages.core import TqdmProgress, require_extra
     from mlimages.training import ScalarWriter, fine_tune, read_config
 

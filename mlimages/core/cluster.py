@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
-from mlimages.core.parallel import MAX_CRASHES, POLL_INTERVAL_S, PREFETCH_FACTOR, Item, Result, map_in_order
+from mlimages.core.parallel import MAX_CRASHES, POLL_INTERVAL_S, PREFETCH_FACTOR, Item, Result, submit_ahead
 from mlimages.core.telemetry import disable_telemetry
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RayCluster:
 
     Attributes:
         workers: number of worker processes.
-        chunk_size: number of small items to submit as one task.
+        chunk_size: number of images that callers should combine into one item of `map`, as each item has an overhead.
     """
 
     workers: int
@@ -55,7 +55,7 @@ class RayCluster:
         working_folder = os.getcwd()  # noqa: PTH109
         try:
             submit = partial(_run_task.remote, working_folder, function)
-            for result in map_in_order(submit, items, PREFETCH_FACTOR * self.workers):
+            for result in submit_ahead(submit, items, PREFETCH_FACTOR * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
             raise error.cause from None

@@ -2,7 +2,7 @@
 
 MlimagesError
 ├── InputError          a given file, folder or value cannot be used
-│   ├── LabelFileError  a line of a label file or class definition (path:line)
+│   ├── LabelFileError  a line of a label file or of NAME_class_def.txt (given as path:line)
 │   └── ImageError      one image; carries a `Fault` code
 ├── GatherError         a source (key refused, quota exceeded), an output folder or a process fails
 ├── ModelError          unknown network, weights that do not fit, unsupported input size
@@ -33,7 +33,7 @@ class InputError(MlimagesError):
 
 
 class LabelFileError(InputError):
-    """A line of a label file or class definition cannot be parsed."""
+    """A line of a label file, or of its list of classes (`NAME_class_def.txt`), cannot be parsed."""
 
 
 class ImageError(InputError):
@@ -61,7 +61,7 @@ class PeerExitedError(RunError):
     """Another process of a distributed run exited; the run can be resumed.
 
     Args:
-        event: the event with which the message begins ("a process exited").
+        event: what happened, such as "a process exited"; the message begins with it.
     """
 
     def __init__(self, event: str) -> None:
@@ -76,7 +76,10 @@ class ExportError(MlimagesError):
 
 
 class BundleError(MlimagesError):
-    """A file is not a readable mlimages bundle, or the outputs for its test image differ from the stored ones."""
+    """A file is not a readable bundle (a model that mlimages exported), or fails its self-test.
+
+    A bundle stores a test image and the outputs for it. The self-test fails if the model now has other outputs.
+    """
 
 
 def summarize_error(error: BaseException) -> str:
@@ -119,8 +122,8 @@ class MissingExtraAttributeError(MlimagesError, AttributeError):
     """An attribute such as `mlimages.fine_tune` needs an extra that is not installed; `hasattr` returns False."""
 
 
-_WRITE_ERROR_MESSAGE = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
-"""Messages of write errors that have no errno: safetensors raises its own exception, numpy's `tofile` an OSError."""
+_WRITE_ERROR_PATTERN = re.compile(r"\(os error (\d+)\)|requested and \d+ written")
+"""Matches messages of write errors that lack an errno: those of safetensors' exception, and of numpy's `tofile`."""
 
 
 def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Exception:
@@ -132,7 +135,7 @@ def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Except
         path: the file to name in the message.
     """
     number = getattr(error, "errno", None)
-    if not number and (found := _WRITE_ERROR_MESSAGE.search(str(error))):
+    if not number and (found := _WRITE_ERROR_PATTERN.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
         return OSError(number, os.strerror(number), str(path))
     if number and str(getattr(error, "filename", "")) in ("None", str(part_path)):  # a full disk's has none

@@ -25,8 +25,9 @@ _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)"
 """Address in remote storage: scheme and rest. Only object stores are supported: a label file from elsewhere must not
 cause requests to web servers of a private network."""
 
-_OTHER_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+.*|/*)", re.DOTALL | re.IGNORECASE)
-"""URL with any scheme: scheme and rest. `pathlib.Path` may have dropped slashes. A Windows drive does not match."""
+_ANY_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/+.*|/*)", re.DOTALL | re.IGNORECASE)
+"""URL with any scheme, such as `file` or `https`: scheme and rest. `pathlib.Path` may have dropped slashes. A Windows
+drive does not match."""
 
 _FSSPEC_OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"max_pool_connections": 32, "retries": {"total_max_attempts": 2}}}
@@ -112,7 +113,7 @@ def _local_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: `path` is a URL with a scheme other than `file`, or a `file://` URL of another machine.
     """
-    url = _OTHER_URL.fullmatch(os.fspath(path)) if isinstance(path, str | PurePath) else None
+    url = _ANY_URL.fullmatch(os.fspath(path)) if isinstance(path, str | PurePath) else None
     if not url or os.path.exists(f"{url[1]}:"):  # noqa: PTH110  # `ab:/c.jpg` in a folder named `ab:`
         return cast(Path, path) if hasattr(path, "open") else Path(path)
     name = unquote(url[2], errors="surrogateescape")
@@ -137,9 +138,9 @@ def require_local_path(path: str | os.PathLike[str]) -> Path:
 
 @lru_cache(maxsize=1000)
 def _require_reachable_bucket(bucket_url: str) -> None:
-    """Check that requests to a bucket such as `gs://photos` do not fail for lack of credentials.
+    """Raise an error if there are no credentials for a bucket such as `gs://photos`, or an S3 bucket does not exist.
 
-    A bucket of S3 must exist. A denied request is no error: listing may be denied where reading is allowed.
+    If the credentials do not permit listing the bucket, no error is raised, since reading may still be permitted.
     """
     from upath import UPath
 
@@ -162,8 +163,8 @@ def _require_reachable_bucket(bucket_url: str) -> None:
         raise InputError(f"{bucket_url} cannot be reached: {summarize_error(error)}") from error
 
 
-_listings_are_fresh = ContextVar("_listings_are_fresh", default=False)
-"""Whether the code runs within `refresh_remote_listings`; a nested call then does not drop the listings again."""
+_is_within_refresh = ContextVar("_is_within_refresh", default=False)
+"""Whether the code runs in a block of `refresh_remote_listings`; a nested block does not drop the listings again."""
 
 
 @contextmanager
@@ -172,16 +173,16 @@ def refresh_remote_listings(path: Path) -> Iterator[None]:
 
     fsspec keeps listings until the process ends. Within the `with` block, each folder is listed once.
     """
-    if is_remote(path) and not _listings_are_fresh.get():
+    if is_remote(path) and not _is_within_refresh.get():
         fs, name = path.fs, path.path.rstrip("/")  # type: ignore[attr-defined]  # mypy sees a Path
         fs.invalidate_cache(name)  # and the folders above
         for inner in [known for known in fs.dircache if known.startswith(f"{name}/")]:
             fs.dircache.pop(inner, None)
-    token = _listings_are_fresh.set(True)
+    token = _is_within_refresh.set(True)
     try:
         yield
     finally:
-        _listings_are_fresh.reset(token)
+        _is_within_refresh.reset(token)
 
 
 def is_remote(path: Path | str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mlimages.core.tables import format_count, format_table
 
 LayerState = Literal["frozen", "trained", "partly", ""]
-"""Whether none, all or some of a layer's parameters are trained; "" if it has no parameters, or if unknown."""
+"""Whether training changes none, all or some of a layer's parameters; "" if it has no parameters, or if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class Layer:
         kind: "conv", "pool", "linear", "norm" ... .
         output: output shape without the batch dimension: `(C, H, W)`, `(features,)` or `(tokens, features)`.
         parameters: number of parameters.
-        state: "trained", "frozen", or "partly" if only some parameters are trained; "" if the layer has no parameters,
-            or if unknown.
+        state: "trained" if training changes all parameters, "frozen" if none, "partly" if some; "" if the layer has no
+            parameters, or if unknown.
         multiply_adds: number of multiply-adds for one image.
-        arithmetic: how the output width is computed, or for a linear layer the number of inputs and outputs; "" for
-            other layers.
-        even: whether the windows cover the width exactly; otherwise the output width is rounded.
+        arithmetic: formula of the output width, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`, or for a linear layer the
+            number of inputs and outputs; "" for other layers.
+        even: whether the output width is a whole number before rounding.
         lost_px: number of columns at the right edge that no window covers because the width is rounded down.
     """
 
@@ -53,7 +53,7 @@ class NetworkSummary:
         input: shape of the input for one image, `(C, H, W)`; a length is 0 if it is unknown.
         layers: the layers, in the order of the forward pass.
         parameters: number of parameters; shared parameters count once.
-        trained_parameters: number of parameters that are trained; None if unknown.
+        trained_parameters: number of parameters that are not frozen, so that training changes them; None if unknown.
         multiply_adds: number of multiply-adds for one image, including those outside of layers, as in attention.
         notes: additional information, one line each.
     """
@@ -83,7 +83,7 @@ class Window:
         size: size in pixels, including the gaps of a dilated kernel.
         stride: step in pixels between two windows.
         padding: pixels added on each side.
-        ceil_mode: whether an incomplete window at the end counts, as in torch; one that covers only padding never does.
+        ceil_mode: whether an incomplete window at the end counts, unless it covers only padding, as in torch.
     """
 
     size: int
@@ -130,7 +130,7 @@ def _format_summary_lines(summary: NetworkSummary) -> Iterator[str]:
 
 
 def _select_visible_layers(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Yield the layers that have parameters, or whose width is computed (convolution, pooling, flattening)."""
+    """Yield the layers to list in the table: those with parameters or `arithmetic`. A ReLU, for example, is hidden."""
     return (layer for layer in layers if layer.parameters or layer.arithmetic)
 
 

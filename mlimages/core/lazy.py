@@ -25,6 +25,7 @@ def attach(
     load, names, exported = attach_stub(package, file)
 
     def import_or_raise_missing_extra(name: str) -> Any:
+        """Return the public name `name` of the package, importing its module."""
         try:
             return load(name)
         except ModuleNotFoundError as error:

@@ -32,7 +32,7 @@ def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Seq
 
 
 def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
-    """Return `<img>` tags of the first images that a browser can display and that are small enough to embed."""
+    """Return `<img>` tags of the first four images that a browser can display and that have at most 256 KiB."""
     tags: list[str] = []
     for path in map(Path, paths):
         if len(tags) == MAX_SHOWN_IMAGES:

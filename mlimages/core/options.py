@@ -94,7 +94,7 @@ def check_options(options: Any) -> None:
             continue
         if get_origin(field.type) is Literal:
             check_choice(field.type, **{field.name: value})
-        if expected := _describe_expected_type(field.type, value):
+        if expected := _describe_type_mismatch(field.type, value):
             raise InputError(f"{field.name} is {value!r}: it must be {expected}")
         low, high = field.option.min, field.option.max
         outside = (low is not None and not low <= value < math.inf) or (high is not None and not value <= high)
@@ -123,7 +123,7 @@ def check_bool(**values: object) -> None:
         InputError: a value is neither.
     """
     for name, value in values.items():
-        if expected := _describe_expected_type(bool, value):
+        if expected := _describe_type_mismatch(bool, value):
             raise InputError(f"{name} is {value!r}: it must be {expected}")
 
 
@@ -133,7 +133,7 @@ def check_seed(seed: int) -> None:
     Raises:
         InputError: the seed is not a whole number from 0 to MAX_SEED.
     """
-    if _describe_expected_type(int, seed) or not 0 <= seed <= MAX_SEED:
+    if _describe_type_mismatch(int, seed) or not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to {MAX_SEED}")
 
 
@@ -148,15 +148,15 @@ def check_at_least(lower_bound: float, **values: float | None) -> None:
     """
     for name, value in values.items():
         kind = type(lower_bound)
-        if value is not None and (_describe_expected_type(kind, value) or not lower_bound <= value < math.inf):
+        if value is not None and (_describe_type_mismatch(kind, value) or not lower_bound <= value < math.inf):
             noun = "whole number" if kind is int else "number"
             raise InputError(f"{name} is {value!r}: it must be a {noun} of at least {lower_bound:g}")
 
 
-def _describe_expected_type(expected_type: Any, value: Any) -> str:
-    """Return what `value` should be, such as "a number"; "" if its type is right, or `expected_type` is not checked."""
+def _describe_type_mismatch(expected_type: Any, value: Any) -> str:
+    """If `value` has the wrong type, return the right one, such as "a number"; "" if it is right or not checked."""
     if isinstance(expected_type, UnionType):
-        forms = [_describe_expected_type(each, value) for each in get_args(expected_type) if each is not type(None)]
+        forms = [_describe_type_mismatch(each, value) for each in get_args(expected_type) if each is not type(None)]
         return " or ".join(forms) if all(forms) else ""
     if get_origin(expected_type) is tuple:
         return "" if isinstance(value, tuple | list) else "a tuple"

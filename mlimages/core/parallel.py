@@ -19,6 +19,7 @@ from mlimages.core.errors import GatherError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Submitted = TypeVar("Submitted")
 
 POLL_INTERVAL_S = 1.0
 """Maximum time between two lists of results of `map_as_completed`, in seconds."""
@@ -27,10 +28,11 @@ MAX_CRASHES = 5
 """Number of crashes after which a run fails; on a cluster, the crashes of each task are counted separately."""
 
 _STOP_SIGNAL_INTERVAL_S = 0.5
-"""Time between the signals with which a process stops itself after its parent was killed, in seconds."""
+"""Seconds between two SIGTERMs that a worker sends itself after its parent was killed: the first one interrupts the
+task, the next one ends the process."""
 
 _STOP_TIMEOUT_S = 20.0
-"""Seconds that an interrupted process has to write its last rows before it is killed; most need a tenth of a second."""
+"""Seconds that an interrupted process has to store its last results before it is killed; most need 0.1 s."""
 
 PREFETCH_FACTOR = 8
 """Number of items per worker that a pool submits ahead of the result that it yields."""
@@ -41,7 +43,7 @@ class Pool(Protocol):
 
     Attributes:
         workers: number of threads or processes.
-        chunk_size: number of small items to submit as one task.
+        chunk_size: number of images that callers should combine into one item of `map`, as each item has an overhead.
     """
 
     @property
@@ -65,7 +67,7 @@ class ThreadPool:
 
     Attributes:
         workers: number of threads.
-        chunk_size: number of small items to submit as one task.
+        chunk_size: number of images that callers should combine into one item of `map`, as each item has an overhead.
         prefetch_factor: number of items per worker that are submitted ahead of the result that is yielded.
     """
 
@@ -77,7 +79,7 @@ class ThreadPool:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="worker")
         try:
             max_pending = self.prefetch_factor * self.workers
-            for future in map_in_order(lambda item: pool.submit(function, item), items, max_pending):
+            for future in submit_ahead(lambda item: pool.submit(function, item), items, max_pending):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -141,7 +143,7 @@ def _stop_processes(processes: Collection[BaseProcess]) -> None:
 
 
 class _WorkerState:
-    """State of this process as a worker of `ProcessPool`."""
+    """In a worker of `ProcessPool`: whether it runs a task, and whether SIGTERM has interrupted a task."""
 
     is_running_task = False
     is_interrupted = False
@@ -183,12 +185,12 @@ def _run_task(function: Callable[[Item], Result], item: Item) -> Result:
         _WorkerState.is_running_task = False
 
 
-def map_in_order(submit: Callable[[Item], Result], items: Iterable[Item], max_pending: int) -> Iterator[Result]:
-    """Call `submit` for each item, and yield what it returns, such as futures, in the order of the items.
+def submit_ahead(submit: Callable[[Item], Submitted], items: Iterable[Item], max_pending: int) -> Iterator[Submitted]:
+    """Yield `submit(item)`, such as a future, for each item in order; the caller waits for its result.
 
-    `submit` is called for at most `max_pending` items ahead of the one whose result is yielded.
+    At most `max_pending` items are submitted ahead of the one that is yielded.
     """
-    waiting: deque[Result] = deque()
+    waiting: deque[Submitted] = deque()
     for item in items:
         waiting.append(submit(item))
         if len(waiting) > max_pending:

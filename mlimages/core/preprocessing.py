@@ -34,7 +34,7 @@ def parse_size(text: str) -> int | tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class ImageProperty:
-    """Size of the network's input, and how an image is resized to it.
+    """How an image is resized and cropped to the size of the network's input.
 
     Where a crop extends beyond the image, it is black. A large JPEG, whose shorter side is at least four times that of
     the result, is decoded at a reduced scale; its pixels then differ slightly from those of a full decode.
@@ -43,9 +43,10 @@ class ImageProperty:
         width, height: size of the result in pixels; height 0 means the same as width.
         resize: `shorter` scales the shorter side to `shorter_px` and crops the centre (torchvision's Resize and
             CenterCrop). `crop` crops the centre, unscaled. `downscale` cuts out the largest central part with the
-            aspect ratio of the result and scales it; an image with a side smaller than the result is treated as by
-            `crop`. `position` crops at `position`, unscaled. `squash` scales width and height separately, which changes
-            the aspect ratio. `letterbox` scales the whole image to fit, and fills the rest with black.
+            aspect ratio of the result and scales it down; it never scales up, but treats an image with a side smaller
+            than the result as `crop` does. `position` crops at `position`, unscaled. `squash` scales width and height
+            separately, which changes the aspect ratio. `letterbox` scales the whole image to fit, and fills the rest
+            with black.
         shorter_px: length in pixels to which `resize="shorter"` scales the shorter side. It must not be less than
             `width` or `height`; 0 means the larger of the two.
         position: left and top of the crop in pixels, for `resize="position"`.
@@ -240,7 +241,10 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Shape of the network's input for one image, `(C, H, W)`; C is 3 for color or a mean of three values."""
+        """Shape of the network's input for one image, `(C, H, W)`.
+
+        C is 1 if the images are grayscale and `normalization.mean` has one value, else 3.
+        """
         return max(self.image.channels, len(self.normalization.mean)), self.image.height, self.image.width
 
     @classmethod

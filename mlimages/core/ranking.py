@@ -78,9 +78,9 @@ def average_precisions(probabilities: Probabilities, targets: Targets) -> Averag
     The interval of a class is Wilson's interval of a proportion of n images, where n is the number of images that have
     the class; for the mean, n is the number of images that have any class (K. Boyd, K. Eng and C. Page, Area under the
     precision-recall curve: point estimates and confidence intervals, ECML PKDD 2013). In simulations with 10 to 100
-    images, Wilson's interval covered the true value in 90 % to 100 % of cases, the percentile bootstrap in 2 % to 95 %,
-    since the bootstrap interval has no width at an average precision of 100 %. For the mean over many classes, Wilson's
-    interval is too wide.
+    images, Wilson's interval contained the true value in 90 % to 100 % of cases, that of the percentile bootstrap in
+    2 % to 95 %: at an average precision of 100 %, every resample has 100 %, and the interval has no width. For the mean
+    over many classes, Wilson's interval is wider than necessary.
 
     Args:
         probabilities: `(N, classes)`; only their order matters.
@@ -211,7 +211,7 @@ def _find_f1_threshold(scores: Probabilities, is_positive: Targets) -> float:
 
 
 def _iter_resamples(num_images: int) -> Iterator[NDArray[np.int64]]:
-    """Draw NUM_RESAMPLES resamples, and yield them in groups of B: how often each image occurs in each, `(B, N)`."""
+    """Draw NUM_RESAMPLES resamples; yield arrays `(B, N)`, in which `[b, i]` is how often resample b has image i."""
     rng, size = np.random.default_rng(0), max(1, MAX_COUNTS_IN_MEMORY // max(1, num_images))
     for start in range(0, NUM_RESAMPLES, size):
         count = min(size, NUM_RESAMPLES - start)

@@ -52,9 +52,10 @@ class FetchResult:
         url, label: URL and class of the link.
         status: `ok` (stored at `path`), `duplicate` (of the file at `same_as`), `placeholder` (an image that a host
             returns for missing ones; one copy is stored at `path`) or `failed` (see `reason`).
-        final: False if the network, the host or this machine failed, so that the same command requests the link again.
+        final: whether the link is finished; False if the same command requests it again, since the network, the host or
+            this machine failed.
         reason: why the link yields no image, if `status` is `placeholder` or `failed`; None otherwise.
-        removed: `user` if the file at `path` was deleted by hand, so that it is not downloaded again; None otherwise.
+        removed: `user` if the user has deleted the file at `path`, which is then not downloaded again; None otherwise.
         detail: further information on the result, in words.
         path: path of the stored file relative to the output folder, with `/`.
         final_url, http_status: URL after redirects, and status of the last response.
@@ -64,7 +65,7 @@ class FetchResult:
         width, height: size of the stored image in pixels.
         orientation: EXIF value 1..8 (1: upright).
         same_as: path of the image of which this is a duplicate, or a near-duplicate if `status` is `ok`.
-        attempts: number of requests, including one that was not sent because of an opt-out.
+        attempts: number of requests. If the rules of the site forbid a request, it counts although it is not sent.
         elapsed_s: duration of the download in seconds, including retries and waiting for the host.
         fetched_at: time of the last request, UTC in ISO 8601.
         source: metadata from the list or the provider.
@@ -103,13 +104,14 @@ class GatherSummary:
         ok, duplicate, failed: number of links with this result, including those of earlier runs into this folder;
             placeholders count as failed.
         near_duplicate: number of `ok` images that are near-duplicates of another image.
-        conflicting: number of duplicates of an image in another class.
+        conflicting: number of duplicates whose link has another class than the image that was kept.
         changed: number of `ok` images edited since they were gathered; they are kept unchanged.
         moved: number of images that this run moved, since the list now gives another class.
         unmoved: number of images that stay where they are because they were edited or moved by hand, although the
             list now gives another class.
         removed: number of images deleted by hand since they were gathered; not part of `ok`.
-        open: number of `failed` links that the same command requests again, because the network or the host failed.
+        open: number of unfinished links: the `failed` ones that the same command requests again, because the network or
+            the host failed.
         fetched: number of links that this run finished.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
@@ -215,10 +217,11 @@ class Prediction:
     Attributes:
         path: path of the image; empty for bytes and arrays.
         top: the most probable classes, in descending order of probability.
-        known: whether the image resembles the training images (the model's output `known` is at least 0.5) and its
-            highest probability reaches the model's threshold. If the model has only one of the two, only this one is
-            checked; None if it has neither.
-        known_score: the output `known` (0..1); None if the model has no such output.
+        known: whether the image seems to belong to one of the classes: `known_score` is at least 0.5, and the highest
+            probability reaches the model's threshold. If the model has only one of score and threshold, only
+            this one is checked; None if it has neither.
+        known_score: how much the image resembles the training images, the model's output `known` (0..1); None if the
+            model has no such output.
         prediction_set: classes that include the true class in at least 90 % of cases, most probable first; None if the
             model has no threshold for prediction sets.
         labels: all classes whose probability reaches the threshold of the class, most probable first; None if the model

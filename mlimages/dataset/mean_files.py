@@ -1,4 +1,4 @@
-"""Read mean images, and compare the preprocessing recorded beside them."""
+"""Read mean images, and list how the preprocessing of a mean image differs from that of the network."""
 
 from __future__ import annotations
 

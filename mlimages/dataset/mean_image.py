@@ -193,7 +193,10 @@ def compute_mean(
 
 
 def _count_images(class_counts: Counter[int]) -> int:
-    """Return the number of images; in a multi-label file, classes overlap, but ALL_IMAGES counts each image once."""
+    """Return the number of images, given the number by class.
+
+    An image of a multi-label file counts in each of its classes, and once in the additional class ALL_IMAGES.
+    """
     return class_counts[ALL_IMAGES] or class_counts.total()
 
 
@@ -231,8 +234,8 @@ def compute_cached_mean(
 ) -> MeanImage:
     """Return the result of `compute_mean`, which is cached on disk until an image file changes.
 
-    Nothing is cached if an image is remote, or if a file cannot be read, since its permissions or the installed
-    packages may change.
+    Nothing is cached if an image is remote or cannot be read: new permissions or another installed package may make it
+    readable without a change of the file.
     """
     compute = partial(
         compute_mean,

@@ -1,4 +1,4 @@
-"""Compare transfer learning with training from scratch by number of images: bars for a terminal, and a plot."""
+"""Compare the accuracies of transfer learning and training from scratch, as bars in a terminal and as a plot."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 
 SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
-SHOWN_RUN_IMAGES_PER_CLASS = 10
-"""The commands are shown only for the runs with this number of images per class and the first of `SEEDS`."""
+EXAMPLE_IMAGES_PER_CLASS = 10
+"""Number of images per class of the runs whose commands are shown, with the first of `SEEDS`."""
 METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
 """Values of the options --weights and --freeze for each training method."""
 PRETRAINING_EPOCHS, EPOCHS = 12, 40
@@ -90,7 +90,7 @@ class _Walkthrough:
         self._pretrain(train, val)
         few, test = self._split_new_labels(new)
         results = self._compare_methods(few, test)
-        run = self._folder / "runs" / f"transfer-{SHOWN_RUN_IMAGES_PER_CLASS}-{SEEDS[0]}"
+        run = self._folder / "runs" / f"transfer-{EXAMPLE_IMAGES_PER_CLASS}-{SEEDS[0]}"
         correct, count = self._count_correct_predictions(run, test)
         self._show_accuracies(results)
         reasons: Counter[str] = sum((Counter(summary.reasons) for summary in summaries), Counter())
@@ -115,6 +115,7 @@ class _Walkthrough:
         self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
 
     def _gather(self, name: str, url: str, responses: Sequence[Response]) -> GatherSummary:
+        """Gather the links to these responses, `url` + `response.path`, into the subfolder `name`."""
         links = self._folder / f"{name}_links.tsv"
         links.write_text("".join(f"{response.class_name}\t{url}{response.path}\n" for response in responses))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
@@ -168,7 +169,7 @@ class _Walkthrough:
         """Train with both methods on a few images of each new digit, for every number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
-        self._show(f"# to {SEEDS[-1]}. The commands for {SHOWN_RUN_IMAGES_PER_CLASS} images and the first seed:")
+        self._show(f"# to {SEEDS[-1]}. The commands for {EXAMPLE_IMAGES_PER_CLASS} images and the first seed:")
         results = []
         for images_per_class in IMAGES_PER_CLASS:
             runs_by_seed = [
@@ -185,7 +186,7 @@ class _Walkthrough:
         self, new_train_labels: LabelFile, test_labels: LabelFile, images_per_class: int, seed: int
     ) -> dict[str, Path]:
         """Train with each method on `images_per_class` random images of each digit; return the run folders."""
-        is_shown = (images_per_class, seed) == (SHOWN_RUN_IMAGES_PER_CLASS, SEEDS[0])
+        is_shown = (images_per_class, seed) == (EXAMPLE_IMAGES_PER_CLASS, SEEDS[0])
         train = self._folder / f"few_{images_per_class}_{seed}.txt"
         if is_shown:
             self._show_command(

@@ -52,8 +52,8 @@ class ExportOptions:
             False but the faster resize changes the outputs too much, the file is exported again with the exact resize;
             for openvino, the export fails instead.
         calibrate: fit a temperature on the validation set.
-        known_share: store the confidence threshold that this share (0..1) of the validation images reaches; images
-            below the threshold are predicted as "unknown". 0 stores no threshold.
+        known_share: share (0..1) of the validation images whose highest probability reaches the threshold that is
+            stored; images below it are predicted as "none of these". 0 stores no threshold.
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
@@ -109,8 +109,8 @@ def export_network(
 ) -> OnnxBundle:
     """Export a network to an .onnx file if its outputs and those of the file match for the validation images.
 
-    The file runs in ONNX Runtime and, if it is installed, in the target runtime. The thresholds of a multi-label
-    network are chosen on the validation images.
+    The outputs of the file are computed in ONNX Runtime and, if it is installed, in the target runtime. The thresholds
+    of a multi-label network are chosen on the validation images.
 
     Args:
         trained_network: the network.
@@ -164,7 +164,8 @@ def export_network(
 
     compared = outputs if max_compared_images is None else outputs.sample(max_compared_images)
 
-    def write_checked_bundle(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
+    def write_and_check_bundle(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
+        """Export the network to `path`; raise an error if its outputs differ from those of the network."""
         written, compute_logits = write_onnx(
             trained_network,
             path,
@@ -187,12 +188,12 @@ def export_network(
     with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
         path = Path(folder, out.name)
         try:
-            bundle = write_checked_bundle(path, options.resize_implementation)
+            bundle = write_and_check_bundle(path, options.resize_implementation)
         except ResizeParityError as error:
             if options.resize_implementation != "operator":
                 raise
             logger.info("%s: exporting again with a resize that is bit-identical to Pillow's", error)
-            bundle = write_checked_bundle(path, "exact")
+            bundle = write_and_check_bundle(path, "exact")
         _move_exported_files(path, out, overwrite=overwrite)
     return replace(bundle, path=out)
 
@@ -205,7 +206,10 @@ def _explain_lack_of_images(items: Sequence[LabeledPath]) -> str:
 
 
 def _move_exported_files(path: Path, out: Path, *, overwrite: bool) -> None:
-    """Move the file, and its `.onnx.data` file, to `out`. If it has none, delete an old `.onnx.data` file of ours."""
+    """Move the file at `path`, and its `.onnx.data` file, to `out`.
+
+    If there is no `.onnx.data` file, delete an old one beside `out` that mlimages wrote.
+    """
     has_data_file = external_data_path(path).exists()
     for file in sorted(path.parent.iterdir(), reverse=True):  # NAME.onnx.data before NAME.onnx, which refers to it
         with write_output(out.with_name(file.name), overwrite=overwrite) as part:

@@ -25,7 +25,7 @@ from mlimages.checks.alignment import (
     _make_box_filter,
     _make_resize_matrix,
     _normalize_contrast,
-    _refine_placements,
+    _refine_and_correlate,
     align_and_correlate,
 )
 from mlimages.checks.feature_pairs import (
@@ -172,8 +172,8 @@ def test_a_part_that_is_placed_nearly_right_is_aligned(transform: list[list[floa
     part, whole, other = (smoothing @ each.astype(np.float32) @ smoothing.T for each in (ones, others, different))
     scale = (right[0, 0] + right[1, 1]) / 2
     placement = np.array([[scale, *(right[:, 2] + 1 - scale) / 2 + 0.02]])
-    assert _refine_placements(part, whole, placement) > 0.95
-    assert _refine_placements(other, whole, placement) < 0.6
+    assert _refine_and_correlate(part, whole, placement) > 0.95
+    assert _refine_and_correlate(other, whole, placement) < 0.6
     assert align_and_correlate(ones, others) > 0.95
 
 
@@ -183,7 +183,7 @@ def test_a_part_must_lie_within_the_other_image_by_more_than_60_percent(
 ) -> None:
     monkeypatch.setattr(alignment, "NUM_ITERATIONS", 0)
     whole = scenes(1, THUMBNAIL_PX)
-    found = _refine_placements(whole, whole, np.array([[1.0, 1 - round(share * THUMBNAIL_PX) / THUMBNAIL_PX, 0.0]]))
+    found = _refine_and_correlate(whole, whole, np.array([[1.0, 1 - round(share * THUMBNAIL_PX) / THUMBNAIL_PX, 0.0]]))
     assert (found != -1) == is_compared
 
 
