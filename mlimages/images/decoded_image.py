@@ -77,8 +77,8 @@ class DecodedImage:
         remaining_orientation: EXIF orientation still to apply to `image`; 1 with `DecodeOptions.apply_orientation`.
         animated: whether the file has more than one frame, except MPO; only the first is decoded.
         transparent: whether any pixel is at least partly transparent.
-        irregular_jpeg: whether the file is a JPEG with padding or unusual header values but intact pixels; only
-            detected with `DecodeOptions.strict` and simplejpeg.
+        irregular_jpeg: whether the file is a JPEG with needless bytes between or after its segments (padding), or with
+            unusual header values, but with intact pixels; only detected with `DecodeOptions.strict` and simplejpeg.
     """
 
     image: Image.Image

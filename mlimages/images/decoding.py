@@ -20,7 +20,7 @@ from PIL import Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, make_install_command
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
-from mlimages.images.format_checks import normalize_tiff_levels, require_complete_png
+from mlimages.images.format_checks import correct_tiff_pixels, require_complete_png
 from mlimages.images.reading import read_bytes
 
 PIXELS_VERSION = 5
@@ -183,7 +183,7 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
     require_type(image, Image.Image, "a PIL image")
     image.load()
     turn = _read_exif_orientation(image)
-    flat, _ = _convert_and_reduce(normalize_tiff_levels(image, getattr(image, "tag_v2", {})), DecodeOptions())
+    flat, _ = _convert_and_reduce(correct_tiff_pixels(image, getattr(image, "tag_v2", {})), DecodeOptions())
     return flat if turn == 1 else flat.transpose(TRANSPOSE_BY_ORIENTATION[turn])
 
 
@@ -271,7 +271,7 @@ def _read_header(file: Image.Image) -> ImageHeader:
 
 
 def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOptions) -> tuple[Image.Image, bool]:
-    """Decode the pixels; return the image, and whether it is a JPEG with padding or unusual header values."""
+    """Decode the pixels; return the image, and the value of `DecodedImage.irregular_jpeg`."""
     irregular_jpeg, damage = False, ""
     if options.strict and opened_image.format == "JPEG":
         from mlimages.images import strict_jpeg  # imports NumPy in 70 ms, and most decoding processes do not need it
@@ -292,7 +292,7 @@ def _decode_pixels(opened_image: Image.Image, data: bytes, options: DecodeOption
         raise ImageError(Fault.CORRUPT, damage)
     if opened_image.format == "PNG":
         require_complete_png(opened_image, data)
-    return normalize_tiff_levels(opened_image, getattr(opened_image, "tag_v2", {})), irregular_jpeg
+    return correct_tiff_pixels(opened_image, getattr(opened_image, "tag_v2", {})), irregular_jpeg
 
 
 def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Image.Image, bool]:

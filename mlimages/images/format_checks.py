@@ -1,4 +1,4 @@
-"""Details of PNG and TIFF files that Pillow ignores: missing rows, inverted 16-bit levels and signed levels."""
+"""Handle what Pillow ignores in PNG and TIFF files: missing rows, 16-bit pixels in which 0 is white, signed bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from mlimages.core import Fault, ImageError
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Number of channels by color type (www.w3.org/TR/png-3, 11.2.1)."""
 
-_SAMPLE_FORMAT, _PHOTOMETRIC = 339, 262
-_SIGNED, _WHITE_IS_ZERO = 2, 0
-"""Tags and values of TIFF 6.0 (sections 8 and 19)."""
+_SAMPLE_FORMAT_TAG, _SIGNED = 339, 2
+"""The TIFF tag SampleFormat, and its value for signed integers (TIFF 6.0, section 19)."""
+
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
+"""The TIFF tag PhotometricInterpretation, and its value for images in which 0 is white (TIFF 6.0, section 8)."""
 
 
 def require_complete_png(image: Image.Image, data: bytes) -> None:
@@ -53,18 +55,18 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
         at += 12 + length
 
 
-def normalize_tiff_levels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF in which 0 is black: if 0 is white in a 16-bit image, its levels are inverted.
+def correct_tiff_pixels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Return a decoded TIFF with 0 as black: a 16-bit image in which 0 is white is inverted, as Pillow does not do it.
 
     Raises:
-        ImageError: the levels are signed bytes, which Pillow reads as unsigned.
+        ImageError: the pixels are signed bytes, which Pillow reads as unsigned.
     """
-    sample_formats = tags.get(_SAMPLE_FORMAT, ())
+    sample_formats = tags.get(_SAMPLE_FORMAT_TAG, ())
     if image.mode != "I" and _SIGNED in (sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)):
         raise ImageError(
             Fault.UNREADABLE, "signed 8-bit pixel values are not supported: convert the image to unsigned 8 bits"
         )
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
+    if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
         import numpy as np  # takes 70 ms, and most decoding processes do not need it
 
         return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))

@@ -32,8 +32,8 @@ def load_pixels(
 ) -> NDArray[np.uint8]:
     """Load an image, resized and cropped to the network's input size: uint8 `(H, W, C)`, RGB or grayscale.
 
-    With the resize methods `shorter`, `squash` and `letterbox`, a JPEG that is to be reduced to a quarter or less is
-    decoded at a scale of 1/2, 1/4 or 1/8, at which it is still at least twice as large as the resized image.
+    With the resize methods `shorter`, `squash` and `letterbox`, a JPEG that is to be resized to a quarter of its width
+    and height or less is decoded at a scale of 1/2, 1/4 or 1/8: the sides are still at least twice as long as needed.
 
     Raises:
         ImageError: the image cannot be decoded; `fault` is the reason.
@@ -51,7 +51,8 @@ def iter_pixels(
 ) -> Iterator[tuple[LabeledPath, NDArray[np.uint8] | BrokenImage]]:
     """Yield each item, in order, with its pixels, uint8 `(H, W, C)`, or with a BrokenImage if it cannot be decoded.
 
-    Images are decoded in advance by `workers` threads, by default one per CPU core; by at least 16 if they are remote.
+    Images are decoded in advance by `workers` threads, by default one per CPU core. For remote images, at least 16
+    threads are used, even if `workers` is lower.
     """
     listed = iter(items)
     first = list(islice(listed, 1))
@@ -118,15 +119,15 @@ def _compute_central_box(width: int, height: int, image_property: ImageProperty)
     return left, top, left + inner_width, top + inner_height
 
 
-def _resize(image: Image.Image, image_property: ImageProperty, size: tuple[int, int]) -> Image.Image:
-    """Resize an image to `size`; raise an ImageError if that would be too many pixels."""
-    width, height = size
-    if size == image.size:
+def _resize(image: Image.Image, image_property: ImageProperty, resized_size: tuple[int, int]) -> Image.Image:
+    """Resize an image to `resized_size` (width, height); raise an ImageError if that would be too many pixels."""
+    width, height = resized_size
+    if resized_size == image.size:
         return image
     if width * height > max(MAX_PIXELS, image_property.width * image_property.height):
         detail = f"{image.width} x {image.height} scaled to {width} x {height} is more than {MAX_PIXELS} pixels"
         raise ImageError(Fault.TOO_MANY_PIXELS, detail)
-    return image.resize(size, _RESAMPLING[image_property.interpolation])
+    return image.resize(resized_size, _RESAMPLING[image_property.interpolation])
 
 
 def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:

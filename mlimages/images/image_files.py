@@ -33,11 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(sources: Iterable[Path]) -> Iterator[Path]:
-    """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively and in order.
+    """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively.
 
-    A file in `sources` may have any suffix; the image files of a folder are those with an image suffix. In a local
-    folder, hidden files and folders and images that mlimages wrote are ignored, and a warning gives the number of other
-    files. For a shard (`images-00000.tar`) or a folder of shards, yield the images that `label` reads.
+    A file in `sources` may have any suffix; the image files of a folder are those with an image suffix, sorted by name.
+    In a local folder, hidden files and folders and images that mlimages wrote are ignored, and a warning gives the
+    number of other files. For a shard (`images-00000.tar`) or a folder of shards, yield the images in the shards, as
+    `mlimages label` reads them.
     """
     for source in map(as_path, sources):
         with refresh_remote_listings(source):

@@ -76,8 +76,8 @@ class LabeledImage:
     def downscale(self, width: int, height: int = 0) -> Self:
         """Resize the largest central region with the aspect ratio `width / height` to `width` x `height` pixels.
 
-        An image that is narrower or lower than this is not resized: its central `width` x `height` pixels are cropped,
-        and pixels outside the image are black.
+        An image that is narrower or lower than this is not resized, but cropped as by `crop_from_center`: pixels of the
+        result that are outside the image are black.
 
         Args:
             width: width in pixels.
@@ -106,7 +106,7 @@ class LabeledImage:
         return self._resize_and_crop(ImageProperty(width, height, resize="crop"))
 
     def convert(self, image_property: ImageProperty) -> Self:
-        """Resize and crop the image to the network's input size.
+        """Convert the image to a network's input: resize and crop it, and make it RGB or grayscale.
 
         If the file has not been loaded yet, the pixels are identical to those in training and prediction. Otherwise the
         current image, with all previous changes, is resized and cropped.

@@ -42,9 +42,9 @@ def read_bytes(path: Path) -> bytes:
     """Read a file, or a member of a shard (`images-00000.tar/cats/1.jpg`); a remote file is read with one request.
 
     Raises:
-        ImageError: the file is missing (also the target of a link), unreadable (no permission, not a regular file,
-            larger than MAX_FILE_BYTES, which is not checked for remote files) or unavailable (the remote store denies
-            access or fails).
+        ImageError: `fault` is MISSING if the file, or the target of a link, does not exist; UNREADABLE without
+            permission, for a folder or a device, and for a local file larger than MAX_FILE_BYTES; UNAVAILABLE if a
+            remote store denies access or fails.
     """
     try:
         if is_remote(path):
@@ -132,11 +132,12 @@ def raise_if_most_images_missing(
 
 
 def make_reader_pool(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
-    """Return a pool of threads that read and decode images; at least 16 threads if the images are remote.
+    """Return a pool of threads that read and decode images.
 
     Args:
         first_path: path of the first image, which tells whether the images are remote.
-        workers: number of threads; by default one per CPU core.
+        workers: number of threads; by default one per CPU core. For remote images, at least 16 threads are used, even
+            if `workers` is lower.
     """
     if first_path is not None and is_remote(first_path):
         return ThreadPool(max(MIN_REMOTE_READERS, workers or 0), chunk_size=1)

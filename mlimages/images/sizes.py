@@ -8,7 +8,7 @@ from mlimages.core import ImageProperty
 def compute_resized_size(width: int, height: int, image_property: ImageProperty) -> tuple[int, int]:
     """Return width and height in pixels of an image after resizing and before cropping.
 
-    If the resize method is `downscale`, `width` and `height` are those of the central region that is resized.
+    With the resize method `downscale`, which first crops a central region, the arguments are the size of this region.
 
     >>> from mlimages import ImageProperty
     >>> compute_resized_size(640, 480, ImageProperty(224, shorter_px=256))

@@ -27,7 +27,7 @@ METADATA_VERSION = 1
 """Version of the JSON under the metadata key `mlimages`."""
 
 INPUT, LOGITS, PROBABILITIES, KNOWN = "image", "logits", "probabilities", "known"
-"""Names of the graph's input and outputs."""
+"""Names of the graph's input and outputs; `known` is the in-distribution score, 0..1 (`InDistributionCalibration`)."""
 
 _JSON_KEYS = {
     "num_images": "count",
@@ -156,7 +156,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class InDistributionCalibration:
-    """Calibration of the output `known`, the in-distribution score, on validation images.
+    """Calibration of the in-distribution score, which is the output `known`: high for images like the training images.
 
     An image counts as in-distribution if its score is at least 0.5.
 

@@ -114,7 +114,8 @@ class Explanation:
     def draw_overlay(self) -> Image.Image:
         """Return the preprocessed image with a red overlay on the regions whose masking lowers the probability.
 
-        It is an RGB image. Sides up to 112 px are enlarged to at most 224 px.
+        It is an RGB image. A small image is enlarged by the largest integer factor with which its longer side is at
+        most 224 pixels.
         """
         pixels = np.repeat(self.pixels, 3, axis=2) if self.pixels.shape[2] == 1 else self.pixels  # (h, w, 3)
         image = Image.fromarray(pixels)
@@ -217,10 +218,10 @@ def run_background_test(
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the share of random permutations of the labels that fit the log-probabilities at least as well.
+    """Return the share of random permutations of the labels that fit at least as well as the actual labels.
 
-    The fit is the sum of the log-probabilities of the labels, compared with that of the actual labels. These count as
-    one of the permutations, so that the share is never 0.
+    Labels fit well if the sum of their log-probabilities is high. The actual labels count as one of the permutations,
+    so that the p-value is never 0.
 
     Args:
         log_probabilities: `(N, classes)`.
@@ -256,7 +257,7 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
 
 
 def _count_image_side_steps(grid_size: int) -> int:
-    """Return the side length of the image in steps (see `MASK_SIDE_STEPS`)."""
+    """Return the side length of the image in steps, the distances of neighbouring positions of the masked square."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 

@@ -204,7 +204,11 @@ class Predictor:
         return results
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Return the preprocessed pixels, uint8 `(h, w, C)`, or a BrokenImage, and the decoding time in seconds.
+        """Decode an image, and resize and crop it to the network's input size.
+
+        Returns:
+            The pixels, uint8 `(h, w, C)`, or a BrokenImage if the image cannot be decoded; and the time that this took,
+            in seconds.
 
         Raises:
             TypeError: `image` is none of the inputs of `Predictor`.

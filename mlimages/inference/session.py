@@ -52,7 +52,7 @@ class BundleSession:
     def compute_all_outputs(
         self, pixels: Sequence[NDArray[np.uint8]]
     ) -> tuple[*LogitsAndProbabilities, NDArray[np.float32] | None]:
-        """Return the outputs of `run`, and the output `known` `(N,)` or None if the file has no output `known`."""
+        """Return logits, probabilities, and in-distribution scores `(N,)`: None if the file has no output `known`."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
         images = to_graph_input(pixels, self.bundle.preprocessing.image)
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
@@ -81,11 +81,15 @@ class BundleSession:
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImageProperty) -> NDArray[np.uint8]:
-    """Return images `(N, H, W, 3)` that the graph's preprocessing maps to the given pixels `(h, w, C)`.
+    """Return images `(N, H, W, 3)` from which the graph's own preprocessing returns the given preprocessed pixels.
 
-    For the resize methods `shorter` and `position`, the pixels are padded so that the crop returns them; the other
-    methods do not change an image of the output size. Gray pixels are repeated over three channels, from which the
-    conversion to grayscale returns the same pixels.
+    The graph resizes and crops each image, as `image_property` specifies. With the resize methods `shorter` and
+    `position`, the pixels are therefore padded: the graph's crop removes the padding. The other methods do not change
+    an image that already has the output size. Gray pixels are repeated over three channels.
+
+    Args:
+        pixels: preprocessed images, each `(h, w, C)`, such as from `images.load_pixels`.
+        image_property: the preprocessing of the graph.
     """
     top = left = 0
     height, width = image_property.height, image_property.width

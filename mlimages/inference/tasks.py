@@ -50,10 +50,15 @@ class Task(Protocol):
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
     def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the margin by which the prediction differs from `other_prediction`; 0 if they are equal.
+        """Return the margin by which the prediction is preferred to `other_prediction`; 0 if the two are equal.
 
-        For a single-label task, it is the difference between the probabilities of the two classes; for a multi-label
-        task, the largest distance of a probability from its threshold.
+        For a single-label task, it is the difference between the probabilities of the predicted and the other class.
+        For a multi-label task, it is the largest distance of a probability from the threshold of its class, over the
+        classes that exactly one of the two predictions contains.
+
+        Args:
+            logits: logits `(classes,)` of one image.
+            other_prediction: the classes that another network predicts for the image.
         """
 
 
