@@ -21,7 +21,7 @@ def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class
 
     Classes are merged by name or, with `by_class_index`, by class index. In the latter case, a class name of
     `new_labels` is used only if the class has no name in `existing_labels`. A class of which all images are already
-    listed is not added. The `notes` name the listed images that are missing, or have other classes in `new_labels`.
+    listed is not added. The `notes` name the listed images that no longer exist, or have other classes in `new_labels`.
 
     Raises:
         InputError: with `by_class_index`, `existing_labels` has another class of the same name.
@@ -68,14 +68,16 @@ def append_to_split(
     Classes are merged as by `append_labels`.
 
     Args:
-        split_files: the existing label files, by path. If a file is not in `split_paths`, it is neither changed nor
-            returned, and new images that must stay in one split with its images are left out.
-        split_paths: paths of the label files to return, one per split.
-        split: function that splits a label file into one label file per path. Its second argument is the index of the
-            split of each image that is already split, by image path; `len(split_paths)` for a split not returned.
+        split_files: the label files of the earlier split, by path.
+        split_paths: paths of the label files to return, one per split. An earlier label file whose path is not among
+            them, such as that of the test set, is neither changed nor returned. A new image that must stay in one split
+            with an image of such a file, such as a near-duplicate of it, is not appended to any file.
+        split: function that splits a label file into one label file per path. Its second argument contains, by image
+            path, the split of each image of the earlier split: the index in `split_paths`, or `len(split_paths)` if the
+            label file is not returned.
         by_class_index: see `append_labels`.
-        print_note: called with each line that `append_labels` returns as a note, and with one about new images that are
-            left out.
+        print_note: called with each line that `append_labels` returns as a note, and with one about the new images that
+            are not appended.
     """
     first, *others = split_files.values()
     merged = _merge_new_images(first.merge(*others), new_labels, by_class_index=by_class_index)
@@ -109,7 +111,7 @@ def append_to_split(
 def _describe_listed_images(
     existing_files: Collection[LabelFile], new_labels: LabelFile, *, by_class_index: bool
 ) -> Iterator[str]:
-    """Yield lines about the images in existing label files that are missing, or have other classes in `new_labels`."""
+    """Yield lines about images in the existing files that no longer exist, or have other classes in `new_labels`."""
     files = (*existing_files, new_labels)
     *names_by_file, new_names = merge_classes(files)[1] if not by_class_index else [()] * len(files)
     resolve = make_path_resolver()

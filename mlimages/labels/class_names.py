@@ -46,6 +46,7 @@ def read_class_names(path: str | os.PathLike[str]) -> ClassNames:
 
 @lru_cache(maxsize=64)
 def _read_class_names(path: Path, fingerprint: bytes | None) -> ClassNames:
+    """Read a class definition; `fingerprint` is part of the cache key, so that a changed file is read again."""
     if not path.exists():
         raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
     with open_text(path) as file:
@@ -112,7 +113,7 @@ def check_class_names(definition_path: Path, class_names: Collection[str]) -> No
 
 
 def is_valid_class_name(name: str) -> bool:
-    """Whether a class of a table may have this name: not blank, without line breaks and other control characters."""
+    """Whether a text in a label file may be a class name: not empty, and without control characters and line breaks."""
     return bool(name) and not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in name)
 
 
@@ -142,22 +143,24 @@ class FileClasses:
     Attributes:
         names: names by class index.
         class_indices: class indices that occur in the file.
-        has_names: whether the names are from a class definition or the constructor or, if not, any is not a number.
-        is_from_table: whether the file is a table without a class definition.
+        has_names: whether the classes are named: by a class definition, by the constructor of LabelFile, or because a
+            label in the file is not a number.
+        may_have_numeric_names: whether a number in the file may be a class name, as in a table without a class
+            definition; otherwise, it is a class index.
     """
 
     names: ClassNames
     class_indices: frozenset[int]
     has_names: bool
-    is_from_table: bool
+    may_have_numeric_names: bool
 
 
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    If a file has no class names, its class indices refer to the longest list of names in the other files. For a table,
-    this applies only if the class indices of all files together are 0 to n - 1; otherwise, each number in the table is
-    itself a class name.
+    A file without class names contains only numbers. These are indices in the longest list of names of the other files.
+    One exception: unless the class indices and numbers of all files together are 0 to n - 1, the numbers in a table
+    without a class definition (`may_have_numeric_names`) are themselves class names.
     """
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {
@@ -166,12 +169,13 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
         if not file.has_names
         for label in file.class_indices
     }
-    numbers.update(n for file in files if file.has_names and not file.is_from_table for n in range(len(file.names)))
+    defined = [file.names for file in files if file.has_names and not file.may_have_numeric_names]
+    numbers.update(index for names in defined for index in range(len(names)))
     are_indices = numbers == set(range(len(numbers)))
     longest = max((file.names for file in files if file.has_names), key=len, default=())
     names_by_index = dict(enumerate(longest))
     for index, file in enumerate(files):
-        if not file.has_names and (are_indices or not file.is_from_table):
+        if not file.has_names and (are_indices or not file.may_have_numeric_names):
             by_file[index] = tuple(names_by_index.get(int(name), name) for name in by_file[index])
     names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
     occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.class_indices}
@@ -209,7 +213,7 @@ def escape_invisible_characters(name: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
 
 
-def reject_case_conflicts(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
+def reject_similar_class_names(classes: Mapping[str, Iterable[str]], split_folders: Mapping[str, Path]) -> None:
     """Check that no two class names differ only in case (`Cats` in one split, `cats` in another), or look the same.
 
     Args:

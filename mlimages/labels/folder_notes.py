@@ -85,8 +85,9 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
     ]
 
 
-def describe_tables(root: Path) -> Iterator[str]:
-    """Yield a line about each table in a local folder, since tables are not read, and about shards not yet gathered."""
+def describe_tables_and_missing_shards(root: Path) -> Iterator[str]:
+    """Yield a line about each table in a local folder, which is not read, and about shards that `gather --shard` has
+    not written yet."""
     for table in find_tables(root):
         yield f"{table.name}: not read, since the folders are the classes; to read it: {format_command('label', table)}"
     names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]
@@ -100,7 +101,7 @@ def describe_tables(root: Path) -> Iterator[str]:
 
 
 def find_tables(root: Path) -> list[Path]:
-    """Return the tables in a folder that mlimages did not write; none for a remote folder or one of `gather`."""
+    """Return the tables in a local folder, without those that mlimages wrote; none if `gather` wrote the folder."""
     if is_remote(root) or (root / "manifest.jsonl").exists():
         return []
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv", ".jsonl"))
@@ -116,6 +117,6 @@ def make_no_images_error(root: Path, *, is_class_folder: bool) -> InputError:
 
 
 def suggest_table(*folders: Path) -> str:
-    """Return a hint to label the images by a table in these folders, if possible the training set's; "" for none."""
+    """Return a hint to label the images by a table in these folders, if possible one for `train`; "" without tables."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

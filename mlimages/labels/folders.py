@@ -16,7 +16,7 @@ from mlimages.labels.class_names import (
     check_common_classes,
     check_known_classes,
     parse_class_names,
-    reject_case_conflicts,
+    reject_similar_class_names,
 )
 from mlimages.labels.descriptions import summarize_labels
 from mlimages.labels.folder_notes import (
@@ -25,7 +25,7 @@ from mlimages.labels.folder_notes import (
     describe_folders_around,
     describe_nested_folders,
     describe_skipped_split_entries,
-    describe_tables,
+    describe_tables_and_missing_shards,
     find_root_images,
     make_no_images_error,
     suggest_table,
@@ -200,7 +200,7 @@ def label_dir_auto(
     root = _find_class_root(source, class_names or ())
     split_folders = _find_split_folders(root)
     images_by_class = {split: _make_image_iterators(path, leaf=leaf) for split, path in split_folders.items()}
-    reject_case_conflicts(images_by_class, split_folders)
+    reject_similar_class_names(images_by_class, split_folders)
     check_common_classes(images_by_class, split_folders)
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     if not found:
@@ -211,7 +211,7 @@ def label_dir_auto(
     skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
     ]
-    skipped_notes += describe_tables(root)
+    skipped_notes += describe_tables_and_missing_shards(root)
     if "" not in split_folders:
         skipped_notes += describe_entries_outside_splits(root, set(split_folders.values()))
 
@@ -221,6 +221,7 @@ def label_dir_auto(
             yield from (LabeledPath(image, label) for image in images())
 
     def make_label_file(file_name: str, *splits: str) -> LabelFile:
+        """Return the label file `file_name` in `root`, which is not written, with the images of these splits."""
         return LabelFile(
             root / file_name, root, items=lambda: chain.from_iterable(map(iter_items, splits)), class_names=names
         )

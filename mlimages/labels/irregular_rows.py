@@ -37,7 +37,12 @@ def is_irregular(record: Record, column_names: Sequence[str]) -> bool:
 
 
 def describe_irregular_rows(path: Path, records: Iterable[Record], column_names: Sequence[str]) -> tuple[str, ...]:
-    """Return a line about each kind of irregular rows below the first one.
+    """Return a line about each kind of irregular row (see `is_irregular`), with the numbers of such rows.
+
+    Args:
+        path: the table.
+        records: the rows of the table, without the header.
+        column_names: the stripped cells of the header; "" for each column without one.
 
     Raises:
         LabelFileError: most rows have more cells than there are columns.

@@ -199,7 +199,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether mlimages wrote this class definition, but not this table, and not all labels are its indices."""
+        """Whether mlimages wrote the definition, but not this table, and a label of the table is no index in it."""
         written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
@@ -257,7 +257,7 @@ class LabelFile:
             fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: by image path, the text whose hash decides the split; by default the path below the class folder.
+            contents: by image path, the text that is hashed with the seed to order images; by default part of the path.
             assigned: by image path, the split index of each image that is already split; its group joins that split.
 
         Raises:
