@@ -16,7 +16,8 @@ from mlimages.reports import plots
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed_thumbnail, render, to_data_url
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
-"""Maximum number of groups of duplicates, of images in a group, and of pairs that were found by features only."""
+"""Maximum number of groups of duplicates, of images in a group, and of pairs of near-duplicates that were found only by
+comparing features of a network, not by hashes."""
 
 MAX_IMAGES_PER_MEAN, MAX_MEANS = 100, 60
 """Maximum number of images in the mean image of a class, and maximum number of classes with a mean image."""
@@ -129,6 +130,6 @@ def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[Lab
 
 
 def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
-    """Return the name and value of each threshold that differs from the default for the number of checked images."""
+    """Return the name and value of each threshold that differs from its default, which depends on `num_images`."""
     defaults = asdict(Thresholds().adapt_to_size(report.num_images))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

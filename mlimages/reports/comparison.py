@@ -37,9 +37,10 @@ class PairedTest:
 
     Attributes:
         num_shared_images: number of validation images that both runs share: with the same path and the same label.
-        num_gained, num_lost: number of these images that only this run, or only the best run, predicts correctly.
-        difference: accuracy of this run minus that of the best run (-1..1), with its 95 % interval; for multi-label
-            runs, difference in mean average precision.
+        num_gained: number of these images that this run predicts correctly, and the best run does not.
+        num_lost: number of these images that the best run predicts correctly, and this run does not.
+        difference: accuracy of this run minus that of the best run, with its 95 % interval; for multi-label runs,
+            difference in mean average precision. Unlike other values of type Proportion, it is in -1..1.
         p_value: two-sided p-value of McNemar's exact test, or for multi-label runs of the paired bootstrap.
     """
 
@@ -80,8 +81,9 @@ class ComparedRun:
             if the two runs share no validation image.
         training_s: training time in seconds; None if unknown.
         size_bytes: size of the exported file, or of the weights if there is none; 0 if there are no weights, either.
-        differing_settings: the settings that differ between the runs, by name, with their values in this run as text;
-            the run folder is left out, and paths are shortened to their last components that tell them apart.
+        differing_settings: the settings that differ between the runs, by name, with their values in this run as text.
+            The run folder, which always differs, is left out. Of paths, only the last components are given, as many as
+            are needed to distinguish them: `a/train.txt` and `b/train.txt`.
         mean_ap: mean average precision, by which multi-label runs are compared; None for other runs.
     """
 

@@ -109,7 +109,7 @@ def draw_contact_sheet(
         image_property: size and resize method; not applied to a mean image.
         per_class: maximum number of images of each class; a sheet has at most `MAX_TILES` images.
         seed: random seed of the sample.
-        table: how to read a table.
+        table: if `source` is a label file in the form of a table, such as .csv: which columns to read.
         overwrite: replace a file that mlimages did not write, or that was changed since.
 
     Raises:

@@ -73,7 +73,7 @@ def _make_dataset_json(run: RunFolder) -> dict[str, Any]:
         "description": description,
         **({"license": recorded} if recorded else {}),
         "distribution": [_make_file_object(file) for file in files.values()],
-        "recordSet": [_make_class_records(tuple(files), rows)],
+        "recordSet": [_make_class_record_set(tuple(files), rows)],
     }
 
 
@@ -89,7 +89,8 @@ def _make_file_object(path: Path) -> dict[str, str]:
     }
 
 
-def _make_class_records(split_names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_class_record_set(split_names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the RecordSet of the classes; each row has the label, the name and the number of images in each split."""
     kinds = {"label": "sc:Integer", "name": "sc:Text", **dict.fromkeys(split_names, "sc:Integer")}
     fields = [
         {"@type": "cr:Field", "@id": f"classes/{name}", "name": f"classes/{name}", "dataType": kind}

@@ -60,7 +60,7 @@ class ModelScores:
         """Return the result as JSON types."""
         rows = [
             {
-                "probe": each.probe_result.measurements_to_dict(),
+                "probe": each.probe_result.attributes_to_dict(),
                 "cpu_ms": each.cpu_ms,
                 "onnx_mb": each.onnx_mb,
                 "dominated_by": self.find_dominating_model(each),

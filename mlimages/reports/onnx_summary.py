@@ -140,7 +140,11 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
-    """Return a node's window along the width; None if the node has no kernel, or `Window` cannot describe it."""
+    """Return the window of a convolution or pooling node along the image width.
+
+    Return None if the node has no kernel or is not two-dimensional, if its padding on the left and right differs, or if
+    `Window` computes another output width.
+    """
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
         return None

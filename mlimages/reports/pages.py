@@ -58,12 +58,12 @@ class GalleryTile:
 
 
 def render(template: str, *, title: str, subtitle: str = "", **values: object) -> str:
-    """Render a page from a template; values are escaped, except the SVG elements in `drawings`.
+    """Render a page from a template.
 
     Args:
         template: a file in `templates/` that extends `base.html`.
         title, subtitle: headings of the page.
-        values: variables of the template.
+        values: variables of the template. They are escaped, except the variable `drawings`, a list of SVG elements.
     """
     return _templates.get_template(template).render(title=title, subtitle=subtitle, **values)
 

@@ -265,7 +265,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
         )
         axes.set(title=f"{result.model}: accuracy by layer", xlabel="last frozen layer", ylabel="accuracy (%)")
 
-    def draw_accuracy_by_images(axes: Axes) -> None:
+    def draw_learning_curve(axes: Axes) -> None:
         counts = [point.images_per_class for point in result.learning_curve]
         _draw_points(axes, counts, [point.accuracy for point in result.learning_curve])
         axes.set_xscale("log", base=2)
@@ -274,7 +274,7 @@ def _make_probe_plots(result: ProbeResult) -> Iterator[tuple[str, DrawFunction]]
 
     yield f"accuracy by layer; {freeze} is recommended", draw_accuracy_by_layer
     if result.learning_curve:
-        yield f"accuracy by images per class, frozen up to {freeze}", draw_accuracy_by_images
+        yield f"accuracy by images per class, frozen up to {freeze}", draw_learning_curve
 
 
 def _draw_sizes(axes: Axes, measurements: MeasurementTable) -> None:
@@ -298,9 +298,9 @@ def _draw_colors(axes: Axes, measurements: MeasurementTable) -> None:
 
 
 def _draw_points(
-    axes: Axes, x_values: Sequence[float], shares: Sequence[Proportion], *, highlighted_index: int | None = None
+    axes: Axes, x_values: Sequence[float], accuracies: Sequence[Proportion], *, highlighted_index: int | None = None
 ) -> None:
-    y, errors = _convert_to_error_bars(shares)
+    y, errors = _convert_to_error_bars(accuracies)
     face = "none" if highlighted_index is not None else VAL_COLOR
     axes.errorbar(x_values, y, yerr=errors, color=VAL_COLOR, marker="o", markerfacecolor=face, capsize=2)
     if highlighted_index is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mlimages.core import ImageProperty, Normalization, Preprocessing
 
 OPEN_IMAGE = 'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")'
-"""Python code that opens an upright RGB image."""
+"""Python code that opens an image, makes it upright by its EXIF orientation, and converts it to RGB."""
 
 _DEFINE_OFFSET = """\
 
@@ -52,13 +52,14 @@ def format_preprocessing_code(preprocessing: Preprocessing) -> str:
     return f"{_DEFINE_OFFSET}{code}" if "offset(" in code else code
 
 
-def _iter_resize_lines(image: ImageProperty) -> Iterator[str]:
-    """Yield the lines that resize `image`, and compute the position `left, top` of the crop."""
-    width, height, resampling = image.width, image.height, f"Image.Resampling.{image.interpolation.upper()}"
+def _iter_resize_lines(image_property: ImageProperty) -> Iterator[str]:
+    """Yield lines of code that resize the variable `image`, and set `left, top`, the position of the crop."""
+    width, height = image_property.width, image_property.height
+    resampling = f"Image.Resampling.{image_property.interpolation.upper()}"
     offsets = f"left, top = offset(image.width, {width}), offset(image.height, {height})"
-    match image.resize:
+    match image_property.resize:
         case "shorter":
-            sides = ", ".join(f"{image.shorter_px} * image.{side} // shorter" for side in ("width", "height"))
+            sides = ", ".join(f"{image_property.shorter_px} * image.{side} // shorter" for side in ("width", "height"))
             yield f"shorter = min(image.size)\nimage = image.resize(({sides}), {resampling})"
             yield f"left, top = round((image.width - {width}) / 2), round((image.height - {height}) / 2)"
         case "squash":
@@ -75,7 +76,7 @@ def _iter_resize_lines(image: ImageProperty) -> Iterator[str]:
             yield f"    image = image.crop((left, top, left + w, top + h)).resize(({width}, {height}), {resampling})"
             yield offsets
         case "position":
-            yield f"left, top = {image.position[0]}, {image.position[1]}"
+            yield f"left, top = {image_property.position[0]}, {image_property.position[1]}"
         case _:
             yield offsets
 

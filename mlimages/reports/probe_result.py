@@ -62,8 +62,8 @@ class ProbeResult:
         recommended_freeze: recommended value for `--freeze`: of the layers that are not significantly worse than the
             best, the last one, so that the fewest layers have to be trained.
         learning_curve: accuracy by images per class, for the recommended layer; empty if a class has too few images.
-        gain_from_last_doubling: change in accuracy (-1..1) from the last doubling of images, with its 95 % interval;
-            None if `learning_curve` has fewer than two points.
+        gain_from_last_doubling: change in accuracy from the last doubling of images, with its 95 % interval; unlike
+            other values of type Proportion, it is in -1..1. None if `learning_curve` has fewer than two points.
     """
 
     model: str
@@ -103,10 +103,10 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes and `more_images_would_help` as JSON types."""
-        return {**self.measurements_to_dict(), "more_images_would_help": self.more_images_would_help}
+        return {**self.attributes_to_dict(), "more_images_would_help": self.more_images_would_help}
 
-    def measurements_to_dict(self) -> dict[str, Any]:
-        """Return the attributes as JSON types, without `more_images_would_help`."""
+    def attributes_to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON types; unlike `to_dict`, without `more_images_would_help`."""
         return {
             "model": self.model,
             "images": self.num_images,

@@ -30,8 +30,8 @@ class RunFiles:
         predictions: predictions for the validation set: `path,label` (class name, or JSON list of them) and one
             probability per class.
         result: final metrics, as printed by `finetune --json`.
-        known: parameters of the output `known` (similarity to the training images), and the thresholds of prediction
-            sets.
+        known: parameters of the exported file's output `known` (the in-distribution score: similarity to the training
+            images); also the thresholds of prediction sets.
         report: HTML page with the curves, mistakes and settings.
         onnx: the exported network.
         log: log of the run.

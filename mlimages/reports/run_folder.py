@@ -247,5 +247,8 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
 
 
 def _parse_labels(text: str) -> list[str]:
-    """Return the class names of a multi-label image, or its class indices as text."""
+    """Return the labels of an image in a multi-label run: `["cats","dogs"]` are class names.
+
+    Runs of earlier versions have class indices, which are returned as text: `0;3`.
+    """
     return json.loads(text) if text.startswith("[") else list(filter(None, text.split(";")))

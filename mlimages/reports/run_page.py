@@ -102,7 +102,10 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
 
 
 def _make_class_tables(run: RunFolder) -> dict[str, Any]:
-    """Return the tables by class; a multi-label run has no confusion matrix."""
+    """Return the template's variables for the scores of each class and the confusion matrix.
+
+    A multi-label run has no confusion matrix.
+    """
     found, precision = run.predictions, run.average_precision
     if found and precision:
         scores = multi_label_scores(found.labels.astype(bool), found.predicted_labels.astype(bool), run.class_names)

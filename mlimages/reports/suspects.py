@@ -72,9 +72,9 @@ def find_suspects(
 def estimate_num_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
     """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
 
-    The threshold of a class is its mean probability over the images with that label. Of the classes whose probability
-    reaches the threshold, each image is counted in the most probable one; if this is not its label, the label is
-    counted as wrong (Northcutt et al. 2021, equation 1). An image that reaches no threshold is not counted.
+    The threshold of a class is its mean probability over the images with that label. For each image, the classes are
+    found whose probability is at least their threshold. If the most probable of them is not the image's label, the
+    label counts as wrong; if there are none, it does not (Northcutt et al. 2021, equation 1).
 
     Args:
         labels: class indices, int64 `(N,)`.

@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 logger = logging.getLogger(__name__)
 
 MIN_LOG_INTERVAL_S = 60.0
-"""Minimum time between two log lines of a kind that hostile clients can cause at will."""
+"""Minimum time between two log lines about invalid requests, or about rejected connections; limits the log's size."""
 
 
 class InvalidRequestFilter(logging.Filter):
@@ -43,7 +43,7 @@ http_logger.addFilter(InvalidRequestFilter())
 
 
 def log_request(request: web.Request, *, status: int, size_bytes: int, duration_s: float) -> None:
-    """Log a finished request at level INFO; `JsonFormatter` writes its fields."""
+    """Log a finished request at level INFO, as text; `JsonFormatter` also writes each value under a JSON key."""
     fields = {
         "client": request.remote or "",
         "method": request.method,

@@ -94,7 +94,7 @@ async def _read_form(request: web.Request, body: bytes, max_files: int) -> list[
 
     Raises:
         ApiError: more than `max_files` parts have a file name, the form has more than `2 * max_files` parts, or a part
-            is encoded.
+            is itself a multipart form or has a Content-Transfer-Encoding such as base64.
     """
     content = cast(StreamReader, _BodyStream(body, lines_left=2 * max_files * _MAX_PART_HEADERS))
     reader = MultipartReader(

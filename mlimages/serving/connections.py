@@ -16,7 +16,8 @@ from mlimages.serving.service import Service
 logger = logging.getLogger(__name__)
 
 BACKLOG = 32
-"""Number of connections that asyncio accepts in one iteration of its event loop."""
+"""Argument `backlog` of asyncio's `create_server`: maximum number of connections that wait to be accepted, and maximum
+number that asyncio accepts in one iteration of its event loop."""
 
 _NUM_RESERVED_FILE_DESCRIPTORS = 5 * BACKLOG
 """Number of file descriptors reserved for open files and for rejected connections, which are closed with a delay."""

@@ -212,7 +212,7 @@ def _make_infer_response(
 def _encode_output(
     requested_output: schemas.RequestOutput, values: NDArray[Any], class_names: tuple[str, ...]
 ) -> tuple[schemas.ResponseOutput, bytes]:
-    """Return an output with its values as JSON, and the same values as bytes."""
+    """Return an output with its values as JSON, and these values as bytes; the caller sends one of the two."""
     name, count = requested_output.name, min(requested_output.parameters.classification, len(class_names))
     if count and name == PROBABILITIES:
         texts = [text for row in values for text in _format_top_classes(row, class_names, count)]

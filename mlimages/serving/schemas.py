@@ -114,7 +114,8 @@ class Explanation(Schema):
         "left, ..."
     )
     hidden: list[list[float]] = Field(
-        description="Probability of `class_name` with each region of the preprocessed image masked, by row and column."
+        description="Grid of probabilities of `class_name`, by row and column: each with this region of the "
+        "preprocessed image hidden, that is, masked."
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG. Regions are red if masking them lowers the "
@@ -131,10 +132,13 @@ class Health(Schema):
     model: str | None = Field(default=None, description="Name of the network.")
     classes: list[str] | None = Field(default=None, description="Class names, in the order of their labels.")
     threshold: float | None = Field(
-        default=None, description="Images whose highest probability is below this value are predicted as unknown."
+        default=None,
+        description="Rejection threshold: an image whose highest probability is below it is predicted as unknown.",
     )
     thresholds: list[float] | None = Field(
-        default=None, description="Minimum probability to predict each class; only for multi-label models."
+        default=None,
+        description="Decision thresholds: for each class, the minimum probability at which it is predicted; only for "
+        "multi-label models.",
     )
     explain: bool | None = Field(default=None, description="Whether /explain is available.")
 
@@ -238,7 +242,8 @@ class RequestParameters(Schema):
 
     binary_data_output: bool = Field(
         default=False,
-        description="Whether to send the values of outputs that do not set `binary_data` as bytes after the JSON.",
+        description="Default of `binary_data` for outputs that do not set it: whether their values are sent as bytes "
+        "after the JSON.",
     )
 
 

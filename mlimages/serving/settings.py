@@ -109,7 +109,7 @@ class ServerSettings:
                 "choose another token"
             )
         for name in self.allowed_hosts:
-            if name != "*" and not _is_host_name(name):
+            if name != "*" and not _is_host(name):
                 raise InputError(
                     f"{name!r} is not a host name: expected one without scheme, port, path or wildcard, such as "
                     "images.example.org, or * for any"
@@ -122,8 +122,8 @@ class ServerSettings:
                 )
 
 
-def _is_host_name(text: str) -> bool:
-    """Return whether the Host header of a request can have this name: an ASCII name, or an IP address."""
+def _is_host(text: str) -> bool:
+    """Return whether a text can be the host in a URL, without a port: an ASCII host name or an IP address."""
     return _HOST_NAME.fullmatch(text) is not None or is_ip_address(text)
 
 
@@ -134,7 +134,7 @@ def _normalize_origin(text: str) -> str | None:
         name, port = parts.hostname or "", parts.port
     except ValueError:
         return None
-    if parts.scheme not in _DEFAULT_PORTS or not _is_host_name(name):
+    if parts.scheme not in _DEFAULT_PORTS or not _is_host(name):
         return None
     host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}{'' if port in (None, _DEFAULT_PORTS[parts.scheme]) else f':{port}'}"

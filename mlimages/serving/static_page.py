@@ -29,7 +29,7 @@ CDN_RUNTIME_VERSION = "1.30.0"
 
 _CDN_URL = "https://cdn.jsdelivr.net"
 _NPM_FILE_NAMES = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
-"""For each file of onnxruntime-web beside the page, its name in the folder `dist` of the npm package.
+"""Files of onnxruntime-web: the name in the folder of the page, and the name in the npm package's folder `dist`.
 
 The names differ because not all web servers know the content type of `.mjs` files.
 """

@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 NUM_CACHED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of fixed views of each image, by strength. View 0 is the unchanged image; with `none`, the others are rotated.
-If layers are frozen, only these views are used, since their features are cached."""
+"""Number of views of each image that are used if layers are frozen, by strength; the features of the views are cached.
+View 0 is the unchanged image. With `none`, the other views are rotated by up to `Augmenter.max_rotation_deg`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,11 @@ class Augmenter:
     """Makes random views of images; the same settings, image and view number give the same view on every machine.
 
     Attributes:
-        strength: `none` only rotates, by up to `max_rotation_deg`; `flip` also mirrors every other view; `light` also
-            crops and slightly changes colours; `strong` crops and changes colours more, rotates and erases a rectangle.
-        max_rotation_deg: maximum rotation in either direction, in degrees; with `strong`, it is at least 15.
+        strength: changes other than rotation. `none`: nothing; `flip`: every other view is mirrored; `light`: views are
+            also cropped, and their colours slightly changed; `strong`: as `light`, but with larger changes, and a
+            rectangle is erased.
+        max_rotation_deg: with any strength, views are rotated by up to this angle in either direction; with `strong`,
+            by up to at least 15 degrees.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)

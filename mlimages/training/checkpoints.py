@@ -64,8 +64,8 @@ class TrainingState:
         probe_accuracy: validation accuracy of the closed-form head; None if training did not start from such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_kernel_weight: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only
-            the last layer.
+        lower_kernel_weight: weight w (0..1) of the lower layers in the closed-form head, whose kernel is w times theirs
+            plus (1 - w) times that of the last layer; 0 if the head uses only the last layer.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
             empty if there is no closed-form head, in a multi-label run, and if the training features are in bfloat16.
         seconds: duration of the run so far, measured from the reading of its images, excluding interruptions.
@@ -210,14 +210,14 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
 
 
 def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write the full network to `last.safetensors` and `best.safetensors`, except a head on the lower layers."""
+    """Write all weights, except those of a LowerLayersHead, to `last.safetensors` and `best.safetensors`."""
     for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
-            save_file(_make_full_state_dict(network, trained), part, metadata={"format": "pt"})
+            save_file(_make_checkpoint_tensors(network, trained), part, metadata={"format": "pt"})
 
 
-def _make_full_state_dict(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
-    """Return the full state dict with `trained_tensors`, except a head on the lower layers; no tensors share memory."""
+def _make_checkpoint_tensors(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
+    """Return the state dict with `trained_tensors`, without a LowerLayersHead; of tied weights, each is a copy."""
     left_out = f"{LOWER_HEAD_PATH}.weight" if find_lower_layers_head(network) else ""
     whole, addresses = dict[str, Tensor](), set[int]()
     for name, tensor in network.state_dict().items():
@@ -263,9 +263,9 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load the trained network of a run with its preprocessing.
 
-    If the run was killed, the file of the full network may be missing or older than the training state. The trained
-    tensors are then read from the state, the frozen ones from the older file or from the pretrained weights. If there
-    is a head on the lower layers, which the file does not contain, the trained tensors always come from the state.
+    The weights are read from `best.safetensors` or `last.safetensors`. If this file is missing or older than the state,
+    since the run was killed, the trained tensors are read from the state, and the frozen ones from the older file or
+    the pretrained weights. With a LowerLayersHead, which is not in the file, trained tensors are read from the state.
 
     Args:
         run: run folder.
@@ -302,11 +302,11 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             tensors = read_weights(whole)
             require_same_tensors(network.state_dict(), tensors)
             network.load_state_dict(add_module_versions(tensors, network))
-    network = (_add_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
+    network = (_require_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
     weights = whole
     if state is not None:
         trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors
-        if state.lower_kernel_weight or not _contains_tensors(whole, trained):
+        if state.lower_kernel_weight or not _has_tensor_values(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)
@@ -331,9 +331,9 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
     )
 
 
-def _add_lower_layers_head(model: Model) -> Model:
-    extended = add_lower_layers_head(model)
-    if extended is None:
+def _require_lower_layers_head(model: Model) -> Model:
+    """Return a model with a LowerLayersHead, as the trained one; raise a RunError if its layers do not permit this."""
+    if (extended := add_lower_layers_head(model)) is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "
             "install the version that was used for training, or train again"
@@ -341,8 +341,8 @@ def _add_lower_layers_head(model: Model) -> Model:
     return extended
 
 
-def _contains_tensors(path: Path, tensors: NamedTensors) -> bool:
-    """Return whether the file exists and contains these tensors; if the run was killed, it may contain older ones."""
+def _has_tensor_values(path: Path, tensors: NamedTensors) -> bool:
+    """Return whether a checkpoint has exactly these values of the tensors; false if it is missing or older."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

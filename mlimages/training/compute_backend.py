@@ -1,4 +1,4 @@
-"""Choose the library and precision of a run by device, network and number of images."""
+"""Choose PyTorch or OpenVINO, and float32 or bfloat16, for a run by its device, network and number of images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Library = Literal["torch", "openvino"]
 Precision = Literal["fp32", "bf16"]
 
 MAX_PRECISION_CHECK_IMAGES = 128
-"""Maximum number of validation images whose features are computed in both precisions, to compare them."""
+"""Maximum number of validation images whose features are computed in float32 and in bfloat16, to compare them."""
 
 MIN_BFLOAT16_VIEWS = 256
 """With fewer views of training images, the frozen part runs in float32 on CPUs, since bfloat16 would save little."""
