@@ -111,6 +111,7 @@ from .types import LabeledPath as LabeledPath
 from .types import Prediction as Prediction
 from .types import TargetRuntime as TargetRuntime
 from .written_files import RECORDS_FILE_NAME as RECORDS_FILE_NAME
+from .written_files import append_output as append_output
 from .written_files import is_unchanged_output as is_unchanged_output
 from .written_files import list_written_files as list_written_files
 from .written_files import record_settings as record_settings

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -40,8 +41,8 @@ after 25 attempts, which take 40 s."""
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: yield a temporary path beside `path`, and rename that file to `path` at the end.
 
-    On an error the temporary file is removed and `path` is unchanged. If `path` is an fsspec address, the
-    temporary file is local, and is uploaded at the end.
+    On an error the temporary file is removed and `path` is unchanged. A file that is replaced keeps its permissions.
+    If `path` is an fsspec address, the temporary file is local, and is uploaded at the end.
 
     Raises:
         InputError: `path` is a folder.
@@ -58,8 +59,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
     try:
-        part.touch(exist_ok=False)
+        mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
+        part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private
         yield part
+        if mode is not None:
+            part.chmod(mode)
         part.replace(path)
     except Exception as error:
         if (described := convert_to_os_error(error, part, path)) is not error:

@@ -34,19 +34,42 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         _append_record(path, f"{_sha256(part)}  {path.name}")
 
 
+@contextmanager
+def append_output(path: Path) -> Iterator[Path]:
+    """Context manager: yield a temporary copy of a file, to append to, and replace the file by it at the end.
+
+    The file may be a user's. It is recorded only if it was not edited since mlimages wrote it, so that an edited file
+    is not overwritten later. If `path` is a link, the file that it leads to is replaced. `require_writable` with
+    `appends` checks beforehand that this is possible.
+    """
+    path = as_path(path)
+    path = path if is_remote(path) else path.resolve()
+    is_ours = is_unchanged_output(path)
+    with atomic_write(path) as part:
+        part.write_bytes(path.read_bytes())
+        yield part
+        if is_ours:
+            _append_record(path, f"{_sha256(part)}  {path.name}")
+
+
 def require_writable(
-    paths: Iterable[Path], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+    paths: Iterable[Path],
+    *,
+    overwrite: bool = False,
+    appends: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
     """Check that these files can be written without overwriting a user's file, or one of the `inputs`.
 
     Args:
         paths: the files to write.
         overwrite: allow any file to be overwritten.
+        appends: allow a user's file, since its content is kept.
         inputs: files that the command reads.
 
     Raises:
         InputError: the folder of a file is read-only, or a path is a folder. If `overwrite` is false, also: a file is
-            one of the `inputs`, exists but was not written by mlimages, or was edited since.
+            read-only, is one of the `inputs`, is a link, exists but was not written by mlimages, or was edited since.
     """
     read, paths = {as_path(each).resolve() for each in inputs}, [*map(as_path, paths)]
     for path in paths:
@@ -60,8 +83,13 @@ def require_writable(
     for path in paths if not overwrite else ():
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
+        if _is_read_only(path):
+            raise InputError(
+                f"{path} is read-only: make it writable, choose another name, or replace it with --force "
+                "(in Python, overwrite=True)"
+            )
         exists = path.exists() or path.is_symlink()  # a dangling link does not exist
-        if exists and not is_unchanged_output(path):
+        if exists and not appends and not is_unchanged_output(path):
             raise InputError(
                 f"{path} exists and was not written by mlimages, or was edited since: "
                 "move or rename it, or replace it with --force (in Python, overwrite=True)"
@@ -69,8 +97,8 @@ def require_writable(
 
 
 def is_unchanged_output(path: Path) -> bool:
-    """Return whether mlimages wrote the file, and nobody changed it since."""
-    return path.is_file() and f"{_sha256(path)}  {path.name}" in _read_records(path.parent)
+    """Return whether mlimages wrote the file, and nobody changed it or replaced it by a link since."""
+    return path.is_file() and not path.is_symlink() and f"{_sha256(path)}  {path.name}" in _read_records(path.parent)
 
 
 def write_text_output(path: Path, text: str, *, overwrite: bool = False) -> None:
@@ -86,6 +114,11 @@ def write_text_output(path: Path, text: str, *, overwrite: bool = False) -> None
 def list_written_files(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder; some may have been edited or deleted since."""
     return {line.partition("  ")[2] for line in _read_records(folder) if not line.startswith("#")}
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether a local file is marked as read-only; root may write to it all the same."""
+    return not is_remote(path) and path.is_file() and not path.stat().st_mode & 0o222
 
 
 def _read_records(folder: Path) -> frozenset[str]:

@@ -169,6 +169,36 @@ def test_a_link_to_a_file_that_is_gone_stays_too(name: str, folder: Path) -> Non
     assert not (file.parent / "gone").exists()
 
 
+@pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if not writer.ends_early])
+def test_a_file_that_is_replaced_keeps_its_permissions_unless_it_is_read_only(name: str, folder: Path) -> None:
+    writer = WRITERS[name]
+    file = made_way_for(writer, folder)
+    writer.call(folder, False)
+    overwrite = name in NEVER_REPLACED_WHEN_OURS
+    file.chmod(0o640)
+    writer.call(folder, overwrite)
+    assert file.stat().st_mode & 0o777 == 0o640
+    file.chmod(0o440)
+    with pytest.raises(InputError, match=r"exists|is read-only: make it writable"):
+        writer.call(folder, False)
+    writer.call(folder, True)
+    assert file.stat().st_mode & 0o777 == 0o440
+
+
+@pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if not writer.ends_early])
+def test_a_link_by_which_a_person_replaced_a_file_of_ours_stays(name: str, folder: Path) -> None:
+    writer = WRITERS[name]
+    file = made_way_for(writer, folder)
+    writer.call(folder, False)
+    file.rename(folder / "moved")
+    file.symlink_to(folder / "moved")
+    before = (folder / "moved").read_bytes()
+    with pytest.raises(InputError, match=r"exists"):
+        writer.call(folder, False)
+    assert file.is_symlink()
+    assert (folder / "moved").read_bytes() == before
+
+
 def public_callables() -> dict[str, Callable[..., Any]]:
     """Functions, and methods of classes, that a package of mlimages exports."""
     found: dict[str, Callable[..., Any]] = {}
