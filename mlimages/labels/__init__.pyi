@@ -27,7 +27,6 @@ from .labelling import LabelOptions as LabelOptions
 from .labelling import Splitter as Splitter
 from .labelling import make_label_files as make_label_files
 from .labelling import parse_fractions as parse_fractions
-from .labelling import read_paths as read_paths
 from .layout import describe_renamed_folders as describe_renamed_folders
 from .layout import make_folder_names as make_folder_names
 from .layout import require_outside_dataset as require_outside_dataset
@@ -47,4 +46,5 @@ from .splitting import check_fractions as check_fractions
 from .splitting import group_by_pattern as group_by_pattern
 from .splitting import split as split
 from .table_options import TableOptions as TableOptions
+from .table_paths import read_paths as read_paths
 from .tables import Table as Table

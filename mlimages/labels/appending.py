@@ -7,10 +7,26 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from mlimages.core import InputError, LabeledPath, format_examples, is_file_or_member, is_remote, pluralize
-from mlimages.labels.class_names import ClassNames, add_class_name, renumber_items
+from mlimages.core import (
+    InputError,
+    LabeledPath,
+    format_examples,
+    is_file_or_member,
+    is_remote,
+    pluralize,
+    require_writable,
+)
+from mlimages.labels.class_names import (
+    ClassNames,
+    add_class_name,
+    class_definition_path,
+    format_added_class_names,
+    renumber_items,
+    write_class_names,
+)
 from mlimages.labels.formats import Label
 from mlimages.labels.label_file import LabelFile, merge_classes
+from mlimages.labels.label_output import append_rows, append_text, to_text_items, write_label_output
 from mlimages.labels.scanning import make_path_resolver
 
 _format_examples = partial(format_examples, max_count=3, separator="; ")
@@ -106,6 +122,86 @@ def append_to_split(
     return tuple(
         make_label_file(chain(existing.get(path, ()), items)) for path, items in zip(split_paths, new, strict=True)
     )
+
+
+def require_appendable(existing: LabelFile, labels: LabelFile, *, overwrite: bool = False) -> None:
+    """Check that `write_appended` can write `labels`.
+
+    Raises:
+        InputError: a file is read-only, or would have to be replaced although it was not written by mlimages or was
+            edited since, and `overwrite` is false; or the label file is a link to a file in another folder.
+    """
+    path, definition = existing.path, class_definition_path(existing.path)
+    if not is_remote(path) and path.resolve().parent != path.parent.resolve():
+        raise InputError(
+            f"{path} is a link to a file in another folder, where relative paths differ: append to {path.resolve()}"
+        )
+    require_writable([path], overwrite=overwrite, appends=_keeps_rows(existing, labels))
+    if names := labels.defined_class_names:
+        is_kept = definition.exists() and format_added_class_names(definition, names) is not None
+        require_writable([definition], overwrite=overwrite, appends=is_kept)
+
+
+def require_writable_labels(
+    paths: Iterable[Path], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
+) -> None:
+    """Check that label files and their class definitions can be written, or appended to if they are in `appended_to`.
+
+    Raises:
+        InputError: as for `require_appendable` and `require_writable`.
+    """
+    for path in paths:
+        if path in appended_to:
+            require_appendable(appended_to[path], appended_to[path], overwrite=overwrite)
+        else:
+            require_writable([path, class_definition_path(path)], overwrite=overwrite)
+
+
+def write_label_files(
+    files: Mapping[Path, LabelFile], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
+) -> list[LabelFile]:
+    """Write label files, or append to them if they are in `appended_to`; return the label files.
+
+    Raises:
+        InputError: as for `require_writable_labels`.
+    """
+    return [
+        write_appended(appended_to[path], file, overwrite=overwrite)
+        if path in appended_to
+        else file.write(path, overwrite=overwrite)
+        for path, file in files.items()
+    ]
+
+
+def write_appended(existing: LabelFile, labels: LabelFile, *, overwrite: bool = False) -> LabelFile:
+    """Append the images of `labels` that follow those of `existing` to its file; return the label file.
+
+    Lines that a user may have written are not changed. A table, and a file whose class indices change, are written
+    again, which is refused if mlimages did not write the file or it was edited since.
+
+    Raises:
+        InputError: as for `require_appendable`.
+    """
+    require_appendable(existing, labels, overwrite=overwrite)
+    path, definition, names = existing.path, class_definition_path(existing.path), labels.defined_class_names
+    items, keeps_rows, count = list(labels), _keeps_rows(existing, labels), existing.count_images()[0]
+    added = format_added_class_names(definition, names) if definition.exists() else None
+    if names and added is None:  # first, since each class index in the label file must have a name
+        write_class_names(definition, names, overwrite=overwrite)
+    elif names and added:
+        with append_text(definition) as out:
+            out.write(added)
+    if not keeps_rows:
+        write_label_output(path, items, overwrite=overwrite)
+    elif new_items := items[count:]:
+        append_rows(path, to_text_items(new_items))
+    return LabelFile(path)
+
+
+def _keeps_rows(existing: LabelFile, labels: LabelFile) -> bool:
+    """Whether `existing` has lines `path label`, and its images have the same class indices in `labels`."""
+    labels_by_line = zip(existing.text_items(), labels.text_items(), strict=False)
+    return existing.table is None and all(before[1] == after[1] for before, after in labels_by_line)
 
 
 def _describe_listed_images(

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,8 +51,11 @@ def _read_class_names(path: Path, fingerprint: bytes | None) -> ClassNames:
     if not path.exists():
         raise LabelFileError(f"no class definition at {path}: expected lines such as `0 cats`")
     with open_text(path) as file:
-        lines = file.read().split("\n")
-    has_indices = any(re.match(r"\s*\d+\s+\S", line) for line in lines)
+        return _parse_definition(file.read().split("\n"), path)
+
+
+def _parse_definition(lines: Sequence[str], path: Path) -> ClassNames:
+    has_indices = _has_class_indices(lines)
     line_numbers: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not (name := line.strip()):
@@ -82,6 +86,23 @@ def parse_class_names(class_names: Sequence[str]) -> ClassNames:
 
 def _find_repeated_name(class_names: Iterable[str]) -> str | None:
     return next((name for name, count in Counter(class_names).items() if count > 1), None)
+
+
+def _has_class_indices(lines: Iterable[str]) -> bool:
+    return any(re.match(r"\s*\d+\s+\S", line) for line in lines)
+
+
+def format_added_class_names(path: Path, class_names: Sequence[str]) -> str | None:
+    """Return the lines to append to a class definition, so that it has these names; None if it has other names."""
+    with open_text(path) as file:
+        lines = file.read().split("\n")
+    start = len(read_class_names(path))
+    has_indices = not start or _has_class_indices(lines)
+    added = [f"{n} {name}" if has_indices else name for n, name in enumerate(class_names[start:], start)]
+    with suppress(LabelFileError):  # among names without indices, `3 cats` would be read as an index
+        if _parse_definition([*lines, *added], path) == tuple(class_names):
+            return "".join(f"{line}\n" for line in added)
+    return None
 
 
 def write_class_names(path: str | os.PathLike[str], class_names: Sequence[str], *, overwrite: bool = False) -> None:

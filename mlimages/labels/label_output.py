@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TextIO, runtime_checkable
 
-from mlimages.core import LabeledPath, atomic_write, relative_name, require_writable, write_output, write_text
+from mlimages.core import (
+    LabeledPath,
+    append_output,
+    atomic_write,
+    relative_name,
+    require_writable,
+    write_output,
+    write_text,
+)
 from mlimages.labels.class_names import (
     check_class_names,
     class_definition_path,
     format_class_definition,
     write_class_names,
 )
-from mlimages.labels.formats import Label, write_rows
+from mlimages.labels.formats import Label, open_text, write_rows
 
 
 @runtime_checkable
@@ -55,6 +65,29 @@ def write_label_output(
     if class_names:
         write_class_names(definition, class_names, overwrite=overwrite)
     return count
+
+
+def append_rows(path: Path, items: Iterable[tuple[str, Label]]) -> None:
+    """Append images to a label file of `path label` lines, whose other lines stay as they are."""
+    with append_text(path) as out:
+        write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in items))
+
+
+@contextmanager
+def append_text(path: Path) -> Iterator[TextIO]:
+    """Context manager: append to a text file in its encoding and with its line end; see `append_output`."""
+    first = last = ""
+    with open_text(path, newline="") as lines:
+        encoding = "utf-16" if lines.encoding == "utf-16" else "utf-8"
+        for last in lines:
+            first = first or last
+    if encoding == "utf-16":  # without a second byte order mark
+        encoding = "utf-16-le" if path.read_bytes()[:2] == codecs.BOM_UTF16_LE else "utf-16-be"
+    line_end = first[len(first.rstrip("\r\n")) :] or "\n"
+    with append_output(path) as part, part.open("a", encoding=encoding, newline=line_end) as out:
+        if last and not last.endswith(("\r", "\n")):
+            out.write("\n")
+        yield out
 
 
 def _write_rows(temporary_path: Path, path: Path, items: Iterable[LabeledPath]) -> int:

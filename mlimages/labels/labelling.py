@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, compress
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -18,16 +17,21 @@ from mlimages.core import (
     check_options,
     document_fields,
     format_examples,
-    path_from_name,
     pluralize,
     record_settings,
     refresh_remote_listings,
-    require_writable,
 )
-from mlimages.labels.appending import append_labels, append_to_split, find_missing_images
+from mlimages.labels.appending import (
+    append_labels,
+    append_to_split,
+    find_missing_images,
+    require_appendable,
+    require_writable_labels,
+    write_label_files,
+)
 from mlimages.labels.class_names import MAX_CLASSES, check_class_names, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
-from mlimages.labels.formats import get_supported_suffix, is_table, read_text_rows
+from mlimages.labels.formats import get_supported_suffix
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
@@ -41,7 +45,7 @@ from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_ent
 from mlimages.labels.split_files import SPLIT_NAMES_BY_COUNT, describe_stale_split_files, find_split_files
 from mlimages.labels.splitting import check_fractions, group_by_pattern
 from mlimages.labels.table_options import TableOptions
-from mlimages.labels.table_paths import read_path_cells
+from mlimages.labels.table_paths import read_paths
 
 
 def parse_fractions(text: str) -> tuple[float, ...]:
@@ -171,19 +175,19 @@ def make_label_files(
     if earlier and not options.split:
         found = ", ".join(path.name for path in earlier)
         raise InputError(f"no label file at {target} to append to, but {found}: append to these with --split 0.8,0.2")
+    appended_to = dict(earlier) if options.append else {}
     if adds_to_target:
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
         labels = append_labels(existing, labels, by_class_index=by_class_index)
+        appended_to[target] = existing
         for line in labels.notes:
             print_note(line)
     if options.as_folders:
         require_outside_dataset(options.as_folders, source, labels)
-    if options.append and (adds_to_target or earlier):
-        force = force or target.suffix == ".txt"  # its lines are kept
     names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if has_output := bool(out or options.split or source.is_dir()):
-        require_writable(chain.from_iterable((path, class_definition_path(path)) for path in paths), overwrite=force)
+        require_writable_labels(paths, appended_to, overwrite=force)
     files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
         split_new = partial(_split_labels, options=options, split=split, print_note=print_note)
@@ -195,25 +199,20 @@ def make_label_files(
     if has_output:
         for path, file in zip(paths, files, strict=True):
             _check_output_can_be_read(path, file)
+            if path in appended_to:
+                require_appendable(appended_to[path], file, overwrite=force)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             print_note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     if not has_output:
         return ()
-    written = [file.write(path, overwrite=force) for path, file in zip(paths, files, strict=True)]
+    written = write_label_files(dict(zip(paths, files, strict=True)), appended_to, overwrite=force)
     if options.split:
         group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:
             record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
     return tuple(map(summarize_label_file, written))
-
-
-def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Return an iterator over the paths in a label file or in the path column of a table, such as rejected.tsv."""
-    path = as_path(path)
-    names = read_path_cells(path) if is_table(path) else (row.path for row in read_text_rows(path))
-    return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
 
 
 def _is_same_file(path: Path, other: Path) -> bool:

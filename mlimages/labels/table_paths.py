@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlimages.core import is_file_or_member, is_remote
+from mlimages.core import as_path, is_file_or_member, is_remote, path_from_name
 from mlimages.labels.annotations import resolve_label_studio_path
 from mlimages.labels.column_names import PATH_COLUMN_NAMES, normalize_column_name, rank_path_column
-from mlimages.labels.formats import detect_delimiters, read_records
+from mlimages.labels.formats import detect_delimiters, is_table, read_records, read_text_rows
 
 
 def get_relative_path(cell: str, strip_components: int) -> str:
@@ -60,3 +60,10 @@ def read_path_cells(path: Path) -> Iterator[str]:
     if names[column] not in PATH_COLUMN_NAMES:
         yield first.cells[column]
     yield from (row.cells[column] for row in rows if column < len(row.cells))
+
+
+def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Return an iterator over the paths in a label file or in the path column of a table, such as rejected.tsv."""
+    path = as_path(path)
+    names = read_path_cells(path) if is_table(path) else (row.path for row in read_text_rows(path))
+    return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)
