@@ -5,6 +5,9 @@ from .codes import Thresholds as Thresholds
 from .findings import Findings as Findings
 from .fixes import move_files as move_files
 from .fixes import plan_moves as plan_moves
+from .interrupted_fixes import find_interrupted_moves as find_interrupted_moves
+from .interrupted_fixes import record_moves as record_moves
+from .interrupted_fixes import undo_interrupted_moves as undo_interrupted_moves
 from .leak_free_split import split_labels as split_labels
 from .measurements import MeasurementTable as MeasurementTable
 from .result import CheckReport as CheckReport

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from itertools import chain, count
@@ -10,7 +11,7 @@ from pathlib import Path
 from mlimages.checks.codes import Code, Finding
 from mlimages.checks.result import CheckReport, Move
 from mlimages.checks.rules import get_correct_suffix
-from mlimages.core import ImageError, InputError, is_member_path, is_remote
+from mlimages.core import ImageError, InputError, atomic_write, is_member_path, is_remote
 from mlimages.images import identify
 
 BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
@@ -51,13 +52,27 @@ def move_files(moves: list[Move]) -> None:
     too, the link is moved unchanged.
     """
     for move in moves:
-        source, target = move.source, move.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_symlink() and not source.readlink().is_absolute() and source.exists():
-            target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
-            source.unlink()
+        move_file(move.source, move.target)
+
+
+def move_file(source: Path, target: Path) -> None:
+    """Move a file or link as `move_files` does. If this is interrupted, `source` or `target` is complete, or both."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_symlink() and not source.readlink().is_absolute() and source.exists():
+        target.symlink_to(os.path.relpath(source.resolve(), target.parent.resolve()))
+        source.unlink()
+        return
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if source.is_symlink():
+            target.symlink_to(source.readlink())
         else:
-            shutil.move(source, target)
+            with atomic_write(target) as part:
+                shutil.copy2(source, part)
+        source.unlink()
 
 
 def _choose_target_path(report: CheckReport, finding: Finding) -> Path | None:

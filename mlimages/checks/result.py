@@ -178,7 +178,7 @@ def write_results(report: CheckReport, moves: Iterable[Move] = (), *, overwrite:
             with write_output(table, overwrite=overwrite) as temporary_path:
                 _write_findings(temporary_path, file, current_paths, report.findings.select(codes, file_index=number))
         written += [checked, rejected, warnings]
-    return written + [file.path for file in report.files if _update_label_file(file, current_paths)]
+    return written + [file.path for file in report.files if update_label_file(file, current_paths)]
 
 
 def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> list[Path]:
@@ -192,7 +192,7 @@ def find_outdated_label_files(report: CheckReport, moves: Iterable[Move]) -> lis
     return found
 
 
-def _update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
+def update_label_file(file: LabelFile, current_paths: Mapping[str, Path]) -> bool:
     """Write the new paths of moved images to a label file that mlimages wrote; return whether it was changed."""
     stored = _find_stored_label_file(file) if current_paths else None
     if stored is None:

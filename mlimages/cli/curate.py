@@ -163,6 +163,9 @@ def check(
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
     result_paths = checks.list_result_paths(files)
     require_writable([*report_paths, *chain.from_iterable(result_paths)], overwrite=force)
+    if records := checks.find_interrupted_moves(files):
+        _undo_interrupted_moves(records, undo=yes)
+        files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
     embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -178,12 +181,13 @@ def check(
     moves = checks.plan_moves(report) if fix else []
     if not as_json:
         _print_report(report)
-    for move in moves:  # each is printed when it is done, since the next one may fail
-        if yes:
-            checks.move_files([move])
-        if not as_json:
-            print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
-    written = checks.write_results(report, moves if yes else (), overwrite=force)
+    with checks.record_moves(report, moves if yes else ()):
+        for move in moves:  # each is printed when it is done, since the next one may fail
+            if yes:
+                checks.move_files([move])
+            if not as_json:
+                print(f"{'moved' if yes else 'would move'} {move.source} to {move.target} ({move.code})")
+        written = checks.write_results(report, moves if yes else (), overwrite=force)
     if as_json:
         moved = [{"from": str(move.source), "to": str(move.target), "code": move.code} for move in moves]
         print_as_json({**report.to_dict(), "moves": moved})
@@ -235,6 +239,20 @@ def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     embed = embedder()
     print_to_stderr(embed.describe_time_and_memory(sum(1 for file in files for _ in file.text_items())))
     return embed
+
+
+def _undo_interrupted_moves(records: Sequence[Path], *, undo: bool) -> None:
+    """Undo the moves of an earlier `check --fix --yes` that was interrupted, or print how to do so."""
+    from mlimages import checks
+
+    for record in records:
+        if undo:
+            back = checks.undo_interrupted_moves(record)
+            print_to_stderr(
+                f"{record}: --fix was interrupted: {pluralize(len(back), 'file')} moved back, to check again"
+            )
+        else:
+            print_to_stderr(f"{record}: --fix was interrupted: repeat the command with --fix --yes")
 
 
 def _print_report(report: CheckReport) -> None:

@@ -1,0 +1,89 @@
+"""Undo the moves of a `check --fix` that was interrupted, so that a new check starts from the same files."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mlimages.checks.codes import Code
+from mlimages.checks.fixes import move_file
+from mlimages.checks.result import CheckReport, Move, update_label_file
+from mlimages.core import InputError, is_unchanged_output, path_from_name, relative_name, write_text
+from mlimages.labels import LabelFile
+
+
+@contextmanager
+def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
+    """Context manager: record the planned moves in `.NAME_moves.json` beside the first label file until the end.
+
+    Within the `with` block, files are moved and results are written. If it is interrupted, or an error occurs, the
+    record stays, and `undo_interrupted_moves` undoes the moves.
+    """
+    if not moves:
+        yield
+        return
+    record = _record_path(report.files[0])
+    rows = [[*(relative_name(path, record.parent) for path in (move.source, move.target)), move.code] for move in moves]
+    labels = [relative_name(file.path, record.parent) for file in report.files]
+    write_text(record, json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n")
+    yield
+    record.unlink()
+
+
+def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
+    """Return the records of moves that were interrupted while these label files were checked."""
+    return [path for path in map(_record_path, files) if path.exists()]
+
+
+def undo_interrupted_moves(record: Path) -> list[Move]:
+    """Undo the moves in a record that `find_interrupted_moves` returned; return the moves back.
+
+    The files go back to where they were, and label files of mlimages that already list the new paths are changed back.
+    A file stays where it is if a label file that a user edited lists it there, or another file is in its old place.
+    """
+    values = json.loads(record.read_text(encoding="utf-8"))
+    files = [LabelFile(path_from_name(name, record.parent)) for name in values["label_files"]]
+    kept = {os.path.realpath(name) for file in files for name in _list_edited(file)}
+    back = []
+    for source_name, target_name, code in values["moves"]:  # files first: a link is moved back after its file
+        source, target = path_from_name(source_name, record.parent), path_from_name(target_name, record.parent)
+        if os.path.realpath(target) not in kept and _undo_move(source, target):
+            back.append(Move(target, source, Code(code)))
+    for file in files:
+        update_label_file(file, {os.path.realpath(move.source): move.target for move in back})
+    record.unlink()
+    return back
+
+
+def _undo_move(source: Path, target: Path) -> bool:
+    """Move a file back, or remove a second link or copy; return whether it is in its old place, and only there."""
+    if not os.path.lexists(source):
+        if os.path.lexists(target):
+            move_file(target, source)
+        return os.path.lexists(source)
+    if os.path.lexists(target) and _is_copy(target, source):
+        target.unlink()
+    return not os.path.lexists(target)
+
+
+def _list_edited(file: LabelFile) -> list[str]:
+    """Return the paths in a label file that a user wrote or edited; none if it does not exist or cannot be read."""
+    with suppress(InputError):
+        if not is_unchanged_output(file.path):
+            return [name for name, _ in file.text_items()]
+    return []
+
+
+def _is_copy(path: Path, other: Path) -> bool:
+    """Whether two links lead to the same file, or two files have the same content."""
+    if path.is_symlink() or other.is_symlink():
+        return path.is_symlink() and other.is_symlink() and path.resolve() == other.resolve()
+    return filecmp.cmp(path, other, shallow=False)
+
+
+def _record_path(file: LabelFile) -> Path:
+    return file.path.with_name(f".{file.path.stem}_moves.json")
