@@ -114,7 +114,7 @@ def list_mean_files(png: Path) -> tuple[Path, Path, Path]:
         InputError: the path does not end in .png.
     """
     if png.suffix.lower() != ".png":
-        raise InputError(f"{png}: expected a file name that ends in .png")
+        raise InputError(f"{png}: expected a file name that ends in .png, such as mean.png")
     return png, png.with_suffix(".npy"), png.with_suffix(".json")
 
 
