@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels
-from mlimages.cli.options import LABELS, RESIZE, takes_options
+from mlimages.cli.options import IMAGE_SIZE_HELP, LABELS, RESIZE, make_image_property, takes_options
 from mlimages.core import MAX_SEED, Resize, pluralize
 from mlimages.labels import TableOptions
 
@@ -25,7 +25,7 @@ def augment(
     table_options: dict[str, Any],
     labels: Path = LABELS,
     out: Path = typer.Option(..., "-o", "--out", help="Output: NAME.npz, or a new folder."),
-    size: int = typer.Option(..., min=1, metavar="N", help="Width and height in pixels."),
+    size: str = typer.Option(..., metavar="N|WxH", help=IMAGE_SIZE_HELP),
     resize: Resize = RESIZE,
     rotate: str = typer.Option(
         "",
@@ -64,8 +64,9 @@ def augment(
     Example: mlimages augment labels.txt -o cats.npz --size 100 --rotate -30:30:6 --flip --split 0.75,0.25
     """
     angles, fractions = _parse_angles(rotate), _parse_fractions(split)
+    image_property = make_image_property(size, resize=resize)
 
-    from mlimages.core import ImageProperty, TqdmProgress
+    from mlimages.core import TqdmProgress
     from mlimages.dataset import augment as write
     from mlimages.labels import require_outside_dataset
 
@@ -76,7 +77,7 @@ def augment(
     summary = write(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,
-        image_property=ImageProperty(size, resize=resize),
+        image_property=image_property,
         angles_deg=angles,
         flip=flip,
         split=fractions,

@@ -19,8 +19,8 @@ from mlimages.cli.hints import (
     read_splits,
     to_cli_args,
 )
-from mlimages.cli.options import FORCE, LABELS, SKIP_UNAVAILABLE, takes_options
-from mlimages.core import ImageProperty, Resize, as_path, pluralize, require_writable
+from mlimages.cli.options import FORCE, IMAGE_SIZE_HELP, LABELS, SKIP_UNAVAILABLE, make_image_property, takes_options
+from mlimages.core import Resize, as_path, format_size, parse_size, pluralize, require_writable
 from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _print_report(report: CheckReport) -> None:
 def mean(
     table_options: dict[str, Any],
     source: Path = LABELS,
-    size: int = typer.Option(None, min=1, metavar="N", help="Width and height in pixels.", show_default="224"),
+    size: str = typer.Option(None, metavar="N|WxH", help=IMAGE_SIZE_HELP, show_default="224"),
     resize: Resize = typer.Option(
         None,
         help="Resize method; shorter: resize the shorter side, then crop the centre.",
@@ -307,13 +307,16 @@ def mean(
     require_engine_installed(engine)
     out = as_path(out)
     if model:
-        if size or resize or gray:
-            raise typer.BadParameter("cannot be combined with --size, --resize or --gray", param_hint="--model")
+        if (size or resize or gray) and Path(model).is_dir():
+            raise typer.BadParameter(
+                "a run folder cannot be combined with --size, --resize or --gray", param_hint="--model"
+            )
         from mlimages.training import get_image_property, get_network_name
 
-        image_property, network = get_image_property(model), get_network_name(model)
+        network, sides = get_network_name(model), parse_size(size) if size else None
+        image_property = get_image_property(model, size=sides, resize=resize, gray=gray or None)
     else:
-        image_property = ImageProperty(size or 224, resize=resize or "shorter", gray_scale=gray)
+        image_property = make_image_property(size or "224", resize=resize or "shorter", gray=gray)
     data = TrainingData(read_labels(source, table_options), image_property)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
@@ -339,8 +342,9 @@ def mean(
     )
     print(f"per channel: mean {mean_text}, std {std_text}")
     prepared: list[object] = ["--model", network] if model else []
-    prepared += ["--size", image_property.width] * (not model or network != model)  # a run may have another size
-    prepared += ["--resize", image_property.resize] * (image_property.resize != "shorter" and not model)
+    if size or not model or network != model:  # a run may have another size
+        prepared += ["--size", format_size(image_property.width, image_property.height)]
+    prepared += ["--resize", image_property.resize] * bool(resize if model else image_property.resize != "shorter")
     prepared += ["--gray"] * gray
     options = [*to_cli_args(table_options), *find_validation_option(source), *prepared]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

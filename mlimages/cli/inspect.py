@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_cli_args
-from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, RESIZE, takes_options
+from mlimages.cli.options import FORCE, GRAY, IMAGE_SIZE_HELP, INPUT_SIZE, RESIZE, make_image_property, takes_options
 from mlimages.core import (
     MAX_SEED,
     BundleError,
-    ImageProperty,
     InputError,
     Resize,
     as_path,
@@ -43,7 +42,7 @@ def show(
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Maximum number of images per class; a sheet has at most 600 images."),
-    size: int = typer.Option(224, min=1, help="Width and height of the images in pixels."),
+    size: str = typer.Option("224", metavar="N|WxH", help=IMAGE_SIZE_HELP),
     resize: Resize = RESIZE,
     gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
     seed: int = typer.Option(0, min=0, max=MAX_SEED, metavar="N", help="Random seed for the choice of images."),
@@ -77,7 +76,7 @@ def show(
         return
     from mlimages.reports import draw_contact_sheet
 
-    image_property = ImageProperty(size, resize=resize, gray_scale=gray)
+    image_property = make_image_property(size, resize=resize, gray=gray)
     rows = draw_contact_sheet(
         source,
         out,

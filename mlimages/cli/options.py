@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from mlimages.core import InputError, Option, OptionField, option_fields
+from mlimages.core import ImageProperty, InputError, Option, OptionField, Resize, option_fields, parse_size
 
 _OTHER_TITLE = "Options"
 _COMMON_TITLE = "Common options"
@@ -174,6 +174,7 @@ HELP_ALL = typer.Option(
 )
 LABELS = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class.")
 INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels.", show_default="native size")
+IMAGE_SIZE_HELP = "Width and height in pixels, as for `finetune`."
 RESIZE = typer.Option("shorter", help="Resize method.")
 GRAY = typer.Option(None, "--gray/--no-gray", help="Convert images to grayscale.")
 WEIGHTS = typer.Option("default", metavar="default|none|FILE", help="Pretrained weights.")
@@ -188,6 +189,13 @@ FORCE = typer.Option(
     help="Replace files that mlimages did not write, or that were edited since.",
     rich_help_panel="Output",
 )
+
+
+def make_image_property(size: str, *, resize: Resize, gray: bool = False) -> ImageProperty:
+    """Return the image property for the values of --size, --resize and --gray."""
+    sides = parse_size(size)
+    width, height = (sides, sides) if isinstance(sides, int) else sides
+    return ImageProperty(width, height, resize=resize, gray_scale=gray)
 
 
 def _get_option_group(param: Any) -> str:

@@ -62,6 +62,7 @@ from .preprocessing import Interpolation as Interpolation
 from .preprocessing import Normalization as Normalization
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import Resize as Resize
+from .preprocessing import format_size as format_size
 from .preprocessing import parse_size as parse_size
 from .progress import NoProgress as NoProgress
 from .progress import Progress as Progress

@@ -32,6 +32,11 @@ def parse_size(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def format_size(width: int, height: int) -> str:
+    """Return a size in pixels as text that `parse_size` reads: `224` for a square, else `224x320`."""
+    return str(width) if width == height else f"{width}x{height}"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageProperty:
     """How an image is resized and cropped to the size of the network's input.

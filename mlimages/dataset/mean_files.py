@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.core import ImageError, ImageProperty, InputError, as_path, summarize_error
+from mlimages.core import ImageError, ImageProperty, InputError, as_path, format_command, format_size, summarize_error
 from mlimages.images import LabeledImage, identify
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,12 @@ def load_mean_image(
             f"{name}: expected a mean image of shape (C, H, W), float32, but found {mean.dtype} of shape {mean.shape}"
         )
     if image_property is not None and mean.shape != image_property.shape:
-        gray = " --gray" if image_property.gray_scale else ""
+        size = format_size(image_property.width, image_property.height)
+        resize = ["--resize", image_property.resize] * (image_property.resize != "shorter")
+        gray = ["--gray"] * image_property.gray_scale
         raise InputError(
             f"{name} has shape {mean.shape}, but the network expects {image_property.shape} (C, H, W): compute it with "
-            f"`mlimages mean LABELS --size {image_property.width}{gray}`"
+            f"{format_command('mean', 'LABELS', '--size', size, *resize, *gray)}"
         )
     if not np.isfinite(mean).all():
         raise InputError(f"{name} contains NaN or infinite values: compute it again with `mlimages mean`")

@@ -24,7 +24,9 @@ from mlimages.core import (
     ModelError,
     NetworkSummary,
     Preprocessing,
+    Resize,
     format_command,
+    format_size,
     pluralize,
 )
 from mlimages.dataset import describe_preprocessing_differences, load_mean_image
@@ -281,17 +283,21 @@ def get_network_name(model_or_run: str) -> str:
     return str(read_settings(RunFiles(folder))["config"]["model"]) if folder.is_dir() else model_or_run
 
 
-def get_image_property(model_or_run: str) -> ImageProperty:
+def get_image_property(
+    source: str, *, size: int | tuple[int, int] | None = None, resize: Resize | None = None, gray: bool | None = None
+) -> ImageProperty:
     """Return the input size, channels and resize method of a network, given its name or a run folder.
+
+    The other arguments are those of `build_model`; they do not apply to a run folder.
 
     Raises:
         ModelError: there is no such network.
         RunError: the folder is not a run folder.
     """
-    folder = Path(model_or_run)
+    folder = Path(source)
     if folder.is_dir():
         return Preprocessing.from_dict(read_settings(RunFiles(folder))["preprocessing"]).image
-    return build_model(model_or_run, num_classes=2).preprocessing.image
+    return build_model(source, num_classes=2, size=size, resize=resize, gray=gray).preprocessing.image
 
 
 def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
@@ -332,6 +338,13 @@ def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessi
     if differences := describe_preprocessing_differences(config.mean_file, expected_preprocessing.image):
         logger.warning(
             "the mean image %s was computed with other preprocessing than this run uses (%s): recreate it with %s",
-            config.mean_file, differences, format_command("mean", "LABELS", "--model", config.model),
+            config.mean_file, differences, _format_mean_command(config, expected_preprocessing.image),
         )  # fmt: skip
     return load_mean_image(config.mean_file, expected_preprocessing.image)
+
+
+def _format_mean_command(config: FineTuneConfig, image: ImageProperty) -> str:
+    """Return the command that computes a mean image for the network, with the settings of the run."""
+    options = ["--size", format_size(image.width, image.height)] if config.size else []
+    options += ["--resize", image.resize] * bool(config.resize) + ["--gray"] * bool(config.gray)
+    return format_command("mean", "LABELS", "--model", config.model, *options)
