@@ -111,7 +111,10 @@ class Workload:
     num_val_images: int
 
     def estimate_cpu_time_s(self, library: Library, precision: Precision) -> float:
-        """Return the estimated CPU time of all features, in seconds; those of validation images are always in fp32."""
+        """Return the estimated CPU time, in seconds, that it takes to compute the features of all images.
+
+        `precision` is that of the training images; the features of validation images are always computed in fp32.
+        """
         times = CPU_TIMES.get(self.model_name) or CpuTime(
             CPU_TIME_PER_GMAC[0], *(self.gmacs * ms for ms in CPU_TIME_PER_GMAC[1:])
         )
@@ -129,9 +132,9 @@ def choose_backend(
 ) -> ComputeBackend:
     """Return the library and precision of a run.
 
-    On a CPU with frozen layers, those with the lowest estimated time for the frozen features are chosen. The estimate
-    uses CPU_TIMES and CPU_TIME_PER_GMAC, and does not depend on the load of the processor. On a GPU, or if no layer is
-    frozen, PyTorch is used, and layers are trained in bfloat16 if the device is fast in it.
+    On a CPU, if layers are frozen, the library and precision are chosen for which `estimate_cpu_time_s` is lowest. The
+    estimate does not depend on the load of the processor. On a GPU, or if no layer is frozen, PyTorch is used, and
+    layers are trained in bfloat16 if the device is fast in it.
 
     Args:
         workload: network and images whose frozen features are computed; None if features are not cached, or if the run

@@ -213,8 +213,9 @@ class FineTuneConfig(TableOptions):
     head: Annotated[
         HeadChoice,
         Option(
-            "Input of the classifier. last: features of the last layer. all-depths: features of all layers. auto: with "
-            "--freeze head, all-depths if its leave-one-out error is significantly lower, otherwise last.",
+            "Input of the classifier. last: output of the layer before it. all-depths: outputs of all layers before "
+            "it. auto: with --freeze head, all-depths if its leave-one-out error is significantly lower, otherwise "
+            "last.",
             "Model",
         ),
     ] = "auto"
@@ -253,8 +254,8 @@ class FineTuneConfig(TableOptions):
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without a higher validation accuracy or mAP, or an equal one with a lower loss. "
-               "0: never.", "Optimization", min=0, is_advanced=True),
+        Option("Stop after N epochs without improvement, that is, a higher validation accuracy or mAP, or the same "
+               "with a lower loss. 0: never.", "Optimization", min=0, is_advanced=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
         float,
@@ -284,8 +285,8 @@ class FineTuneConfig(TableOptions):
     cache_gb: Annotated[
         float,
         Option(
-            "Maximum size of the cache in gigabytes, for all datasets together; images or features that exceed half "
-            "of it are not cached.",
+            "Maximum size of the cache in gigabytes, for all datasets together. The images of a run, or its features, "
+            "are not cached if they need more than half of it.",
             "Cache",
             metavar="GB",
             min=0,

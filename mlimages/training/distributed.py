@@ -30,7 +30,7 @@ CONNECT_TIMEOUT = timedelta(minutes=10)
 """Maximum time for all processes to start and connect."""
 
 PEER_TIMEOUT = timedelta(hours=2)
-"""Maximum time to wait for a process that works alone, such as on the split of a large dataset."""
+"""Maximum time to wait for another process, for example while the main process alone splits a large dataset."""
 
 
 def init_process_group(device: torch.device) -> None:
@@ -257,7 +257,7 @@ def convert_sync_batch_norm(network: nn.Module, device: torch.device, *, batch_s
 
     Args:
         network: network with frozen layers; changed in place.
-        batch_size: number of images per step in all processes.
+        batch_size: number of images per step, summed over all processes.
 
     Raises:
         InputError: a process would have fewer than two images per step for the statistics.

@@ -17,17 +17,17 @@ from mlimages.training.image_set import DecodableImage, ImageSet, decode_images
 from mlimages.training.probing import compute_pooled_features
 
 TIMED_BATCH_SIZE = 8
-"""Number of images in the timed batch."""
+"""Number of images in the batch on which `describe_time_and_memory` times the network."""
 
 CHECK_TIME_RATIO = 2.0
 """Ratio of the total time (decoding, network, comparison) to the time of the network."""
 
 
 class NetworkEmbedder:
-    """Computes features of images, the inputs of a pretrained network's classifier, and caches them by file content.
+    """Computes features of images with a pretrained network, and caches them by file content.
 
-    The whole image is resized to the network's input, without the usual centre crop, so that an image and crops of it
-    have similar features.
+    The features are the inputs of the network's classifier. The whole image is resized to the network's input, without
+    the usual centre crop, so that an image and crops of it have similar features.
     """
 
     def __init__(self, model: str) -> None:
@@ -68,7 +68,7 @@ class NetworkEmbedder:
 
 
 def embedder(model: str = DEFAULT_MODEL) -> NetworkEmbedder:
-    """Return a function that computes features of images, for `check(..., embed=embedder())`.
+    """Load a pretrained network that computes features of images, for `check(..., embed=embedder())`.
 
     Args:
         model: name of a pretrained network; by default the one that is installed with mlimages.

@@ -25,9 +25,12 @@ MAX_RELATIVE_DIFFERENCE = 0.02
 """Maximum root mean square difference between bfloat16 and float32 features, relative to the root mean square of the
 float32 features."""
 
-MIN_AGREEMENT, MAX_DISAGREEMENTS = 0.97, 2
-"""bfloat16 features are accepted only if closed-form heads, fitted on them and on float32 features, predict the same
-class for at least this share of the validation images, or for all but this many of them."""
+MIN_AGREEMENT = 0.97
+"""Minimum share of the validation images for which two classifiers must predict the same class. The classifiers are
+fitted by ridge regression (`fit_ridge`), one on bfloat16 features, the other on float32 features."""
+
+MAX_DISAGREEMENTS = 2
+"""Number of validation images for which the two predictions may differ even if the share is below MIN_AGREEMENT."""
 
 
 def cache_features(

@@ -42,8 +42,8 @@ class FrozenFeatureExtractor:
         self._converted: Any = None
         self._compiled: tuple[Precision, FeatureFunction] | None = None
 
-    def make_cache_key(self, precision: Precision) -> str:
-        """Return the precision, with the version of OpenVINO if it is used: a part of the features' cache key."""
+    def make_precision_key(self, precision: Precision) -> str:
+        """Return the `precision` of `make_feature_cache_key`, such as `fp32`, `bf16` or `openvino 2025.3.0 bf16`."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return find_float32_precision(self._device) if precision == "fp32" else precision

@@ -42,15 +42,15 @@ def draw_layer(
         image: image file.
         layer: module path, or a name such as conv1.
         out: .png or .html file to write.
-        overwrite: replace a file that mlimages did not write, or that was changed since.
+        overwrite: also replace a file that mlimages did not write, or that was edited after mlimages wrote it.
 
     Returns:
         The rows of the contact sheet; each tile is scaled separately to 0..255.
 
     Raises:
         ImageError: the image cannot be read or decoded.
-        InputError: the name of the file ends in neither .png nor .html; or the file exists, was not written by mlimages
-            or was changed since, and `overwrite` is false.
+        InputError: `out` ends in neither .png nor .html. If `overwrite` is false, also: `out` exists and was not
+            written by mlimages, or was edited after mlimages wrote it.
         ModelError: the network or layer is unknown, or the output of the layer is not a feature map.
         RunError: the folder is not a run folder, or has no checkpoint yet.
 

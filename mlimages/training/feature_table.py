@@ -36,8 +36,8 @@ class FeatureTable:
     """Features of images, one row per image.
 
     Attributes:
-        features: float32 `(N, D)`: the input of the first layer with weights after `layer`. Feature maps are averaged
-            over positions, unless that layer takes them flattened.
+        features: float32 `(N, D)`: the output of `layer`, after the activation, pooling and normalization that follow
+            it. Feature maps are averaged over positions, unless the network itself flattens them there.
         labels: class indices, int64 `(N,)`; for a multi-label file, 1 for each class of an image, else 0, int64
             `(N, classes)`.
         paths: paths of the images.
@@ -62,11 +62,11 @@ class FeatureTable:
 
         Args:
             path: file to write.
-            overwrite: replace a file that mlimages did not write, or that was changed since.
+            overwrite: also replace a file that mlimages did not write, or that was edited after mlimages wrote it.
 
         Raises:
-            InputError: `path` does not end in `.npz`; or the file exists, was not written by mlimages or was changed
-                since, and `overwrite` is false.
+            InputError: `path` does not end in `.npz`. If `overwrite` is false, also: the file exists and was not
+                written by mlimages, or was edited after mlimages wrote it.
         """
         path = as_path(path)
         if path.suffix != ".npz":

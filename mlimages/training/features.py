@@ -38,8 +38,8 @@ MAX_FROZEN_BATCH_SIZE = 8
 """Maximum batch size of the frozen part: 16 is no faster on a CPU and needs 0.4 GB more memory with VGG-16."""
 
 MAX_FROZEN_BATCH_GMACS = 128
-"""Maximum multiply-adds of the frozen part per batch, in 10^9, which limits its memory. For example, a mixture of
-experts with 626 per image of 546 x 546 pixels needs 6 GB for a batch of one image and 18 GB for a batch of eight."""
+"""Maximum multiply-adds of the frozen part per batch, in 10^9. It limits the memory that a batch needs. For example, a
+mixture of experts with 626 * 10^9 multiply-adds per image needs 6 GB for one image, and 18 GB for eight."""
 
 
 def choose_frozen_batch_size(gmacs: float) -> int:
@@ -165,7 +165,7 @@ def make_feature_cache_key(
         layers: the layers whose outputs are the features, as JSON values.
         weights_digest: SHA-256 of the weights.
         preprocessing: preprocessing of the images.
-        precision: library and precision of the computation.
+        precision: precision of the computation and, with OpenVINO, its version.
 
     Returns:
         32 hexadecimal digits.
@@ -219,7 +219,7 @@ class FeatureSource:
                 layers=[split.feature_names, split.feature_shapes],
                 weights_digest=frozen_digest,
                 preprocessing=preprocessing,
-                precision=self._extractor.make_cache_key(precision),
+                precision=self._extractor.make_precision_key(precision),
             )
             return ArrayStore(cache_dir("features") / key, (width,), np.float32)
 
@@ -277,6 +277,7 @@ class FeatureSource:
         self._extractor.close()
 
     def _choose_precision(self, images: ImageSet) -> Precision:
+        """Return fp32 for the validation set, the precision of the backend for the training set."""
         return "fp32" if images is self._validation else self._precision
 
     def _compute_view_features(
@@ -331,7 +332,11 @@ class FeatureSource:
         return missing
 
     def _make_row_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
-        """Return the key of a view in the cache, 32 bytes: the image's digest, or its hash with an augmented view."""
+        """Return the key of a view in the cache, 32 bytes.
+
+        It is the digest of the image or, for an augmented view, a hash of that digest, the augmentation settings and
+        the view number.
+        """
         digest = images.images[index].digest
         if view_number == 0 or images.augmenter is None:
             return digest

@@ -33,8 +33,8 @@ from mlimages.training.checkpoints import (
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.finish import (
     FineTuneResult,
+    complete_finished_run,
     finish_run,
-    read_finished_result,
     write_suspect_labels,
 )
 from mlimages.training.head import LOWER_KERNEL_WEIGHTS, fit_ridge
@@ -55,8 +55,8 @@ from mlimages.training.training_job import TrainingJob, build_training_job, prep
 logger = logging.getLogger(__name__)
 
 NETWORK_SAVE_INTERVAL_S = 600
-"""Minimum time in seconds between two saves of the full networks during training. They are also saved when training
-ends or is interrupted."""
+"""Minimum time in seconds between two saves of `last.safetensors` and `best.safetensors`, the full networks after the
+last and the best epoch. They are also saved when training ends or is interrupted."""
 
 
 class Callback(Protocol):
@@ -84,7 +84,7 @@ def fine_tune(
     progress and runs the callbacks.
 
     Set OMP_WAIT_POLICY=passive and OPENBLAS_NUM_THREADS=1 before the first import of numpy and torch, as the command
-    does: otherwise idle threads keep cores busy.
+    line does: otherwise idle threads keep cores busy.
 
     Args:
         config: settings of the run.
@@ -93,7 +93,7 @@ def fine_tune(
         preprocessing: preprocessing of the images for `network`. The settings `size`, `resize`, `gray`, `mean`, `std`,
             `scale` and `bgr` of `config` replace its values if they are set; a mean image is only set by `mean`.
         export: whether to write `model.onnx`, the plots and `report.html` at the end.
-        overwrite: replace files of the run folder that were edited since mlimages wrote them.
+        overwrite: also replace files of the run folder that were edited after mlimages wrote them.
         progress: shows the number of images processed.
         callbacks: called after each epoch.
 
@@ -106,7 +106,7 @@ def fine_tune(
         ModelError: the network cannot be built, differs from that of the run to resume, or has no layer left to train.
         RunError: the folder contains a run with other settings or is in use, the loss is not finite, or another
             training process exited.
-        ExportError: the network cannot be converted to ONNX, or the file's outputs differ; the run is finished.
+        ExportError: `model.onnx` cannot be written, or its outputs differ from the network's. Training is complete.
 
     >>> config = FineTuneConfig("labels.txt", "runs/new", model="lenet5", weights="none", freeze="none", epochs=1)
     >>> fine_tune(config).onnx
@@ -123,7 +123,7 @@ def fine_tune(
         if is_main:
             warn_about_changed_labels(config, files)
         if is_finished:
-            return read_finished_result(files, export=export, network=network, overwrite=overwrite, progress=progress)
+            return complete_finished_run(files, export=export, network=network, overwrite=overwrite, progress=progress)
         if is_main:
             require_unedited_files(files, overwrite=overwrite)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written

@@ -62,7 +62,7 @@ class FineTuneResult:
     Attributes:
         run: the run folder.
         model: name of the network.
-        freeze: last frozen layer, `head` or `none`.
+        freeze: name of the last frozen layer; `head`: all layers before the head are frozen; `none`: no layer is.
         classes: names of the classes, in the order of the logits.
         train_images: number of training images.
         val_images: number of validation images.
@@ -72,8 +72,8 @@ class FineTuneResult:
             start from such a head, as with random weights.
         best_epoch: number of the epoch with the highest validation score, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: weight of the lower layers in the kernel of the closed-form head, 0..1; 0 if it uses only the last
-            layer.
+        depths_share: weight of the features of lower layers in the closed-form head, 0..1; 0 if it uses only the
+            features of the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: time from reading the images to the last epoch, excluding interruptions.
@@ -132,7 +132,7 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """The outputs that this run lacks, and what they require, as text for a message; "" if it has all."""
+        """Text for a message: the predictions and files that this run lacks, and what they require; "" if none."""
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -154,13 +154,15 @@ class FineTuneResult:
         return cls(**{**figures, "broken": tuple(BrokenImage(**each) for each in values["broken"])})
 
 
-def read_finished_result(
+def complete_finished_run(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, overwrite: bool, progress: Progress
 ) -> FineTuneResult:
-    """Read the result of a finished run; if `export` is true, write `model.onnx` and the report if they are missing.
+    """Return the stored result of a finished run.
+
+    If `export` is true, `model.onnx` and `report.html` are written first if they are missing.
 
     Raises:
-        InputError: a file to replace was not written by mlimages or was edited since, and `overwrite` is false.
+        InputError: `overwrite` is false, and a file to replace was not written by mlimages, or was edited afterwards.
         ExportError: the network cannot be converted to ONNX, or the file's outputs differ.
         RunError: `result.json` is damaged.
     """
@@ -203,10 +205,10 @@ def finish_run(
     Args:
         export: write `model.onnx`, the plots and `report.html`.
         custom_network: the network passed to `fine_tune`, if any.
-        overwrite: replace files that mlimages did not write, or that were edited since.
+        overwrite: also replace files that mlimages did not write, or that were edited after mlimages wrote them.
 
     Returns:
-        The result; only in the main process with the path of the exported file.
+        The result. In processes other than the main process, its `onnx` is None.
     """
     network, config, files = job.network, job.config, job.files
     if job.frozen_digest and job.frozen_layers.digest(network) != job.frozen_digest:
@@ -274,7 +276,7 @@ def _write_result(result: FineTuneResult, files: RunFiles, *, overwrite: bool) -
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the statistics of the output `known` to the inputs of the head; compute the thresholds of prediction sets."""
+    """Fit the output `known`, which detects out-of-distribution images; compute the thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
@@ -329,7 +331,7 @@ def write_suspect_labels(
 
 
 def write_plots_and_report(run: Path, *, overwrite: bool, progress: Progress | None = None) -> Path | None:
-    """Write curves.png, report.html and, with one class per image, confusion.png; return the path of the report.
+    """Write curves.png, report.html and, in a single-label run, confusion.png; return the path of report.html.
 
     If the extra `report` is not installed, log a warning, write nothing and return None.
     """

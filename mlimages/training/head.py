@@ -29,11 +29,14 @@ PENALTIES = np.logspace(-4, 3, 30)
 """Candidate penalties, as multiples of the mean diagonal element of the Gram matrix `(N, N)`."""
 
 LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Candidates for the weight of the lower layers in the kernel, 0..1."""
+"""Candidates for the weight w of the lower layers in the kernel matrix of the ridge regression, 0..1. The matrix is
+(1 - w) K_last + w K_lower; each K holds the inner products of the features of all pairs of images."""
 
-MAX_PENALTY_IMAGES, MAX_WEIGHT_IMAGES = 4000, 1000
-"""Maximum numbers of images on which the leave-one-out error is computed: the first to choose the penalty, the second
-to choose the kernel weight of the lower layers."""
+MAX_PENALTY_IMAGES = 4000
+"""Maximum number of images on which the leave-one-out error is computed to choose the penalty."""
+
+MAX_WEIGHT_IMAGES = 1000
+"""Maximum number of images on which it is computed to choose the weight from LOWER_KERNEL_WEIGHTS."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -64,11 +67,11 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images; its logits are scaled to calibrate the leave-one-out probabilities.
+        head: classifier fitted on all images, with the scale of the logits that calibrates `loo_probabilities`.
         loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
             that was fitted without this image.
         penalty: the penalty from PENALTIES with the smallest leave-one-out error.
-        lower_kernel_weight: weight of the lower layers in the kernel, 0..1; 0 if only the last layer is used.
+        lower_kernel_weight: the weight from LOWER_KERNEL_WEIGHTS; 0 if only the last layer is used.
     """
 
     head: RidgeHead
@@ -98,10 +101,9 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        kernel_weight_candidates: candidates for the weight of the lower layers in the kernel, in ascending order,
-            compared on at most MAX_WEIGHT_IMAGES images. A weight of 0 is preferred, since other weights require
-            additional layers in the network: if the first candidate is 0, another is chosen only if its error is
-            lower by more than two standard errors of the difference.
+        kernel_weight_candidates: candidate weights of the lower layers (see LOWER_KERNEL_WEIGHTS), in ascending order.
+            A weight of 0 is preferred, since others require a second head: if the first candidate is 0, another is
+            chosen only if its error is lower by more than two standard errors of the difference.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -179,16 +181,16 @@ class _RidgeSolver:
     is the layer's kernel weight.
 
     The steps, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
-    1. values = s ** 2, the eigenvalues of X X' (with eigenvectors U) or, if it is smaller and `kernel_matrix` is not
-       given, of X' X (with eigenvectors V; then U = X V / s is computed in chunks of rows);
-    2. fitted = mean of Y + U diag(values / (values + penalty)) U' Y;
-    3. leverage of row i = 1 / N + sum over k of U_ik ** 2 values_k / (values_k + penalty);
+    1. Compute the eigenvalues e = s ** 2 and eigenvectors U of X X'. Or, if N > D and `kernel_matrix` is not given,
+       the eigenvalues e and eigenvectors V of X' X; U = X V / s is then computed in chunks of rows.
+    2. fitted = mean of Y + U diag(e / (e + penalty)) U' Y;
+    3. leverage of row i = 1 / N + sum over k of U_ik ** 2 e_k / (e_k + penalty);
     4. leave-one-out score of row i = y_i - (y_i - fitted_i) / (1 - leverage_i);
-    5. weight = X' U diag(1 / (values + penalty)) U' Y.
+    5. weight = X' U diag(1 / (e + penalty)) U' Y.
 
     Args:
         layers: features of the last layer and, if `lower_kernel_weight` is not 0, of each lower layer.
-        lower_kernel_weight: weight of the lower layers in the kernel, 0..1; it is divided equally among them.
+        lower_kernel_weight: weight from LOWER_KERNEL_WEIGHTS; it is divided equally among the lower layers.
         kernel_matrix: X X' `(N, N)`, if it has been computed.
 
     Attributes:
@@ -222,16 +224,16 @@ class _RidgeSolver:
         self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
         self._decompose(kernel_matrix)
         self._choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
-        compute_scores, targets = self._prepare_leave_one_out(self._choice), self._make_targets(self._choice)
+        compute_loo_scores, targets = self._prepare_leave_one_out(self._choice), self._make_targets(self._choice)
         penalties = PENALTIES * self._values.sum() / len(labels)
-        errors = [np.square(compute_scores(penalty) - targets).mean(axis=1) for penalty in penalties]
+        errors = [np.square(compute_loo_scores(penalty) - targets).mean(axis=1) for penalty in penalties]
         best = int(np.argmin([each.mean() for each in errors]))
         self.errors, self._penalty, self._relative_penalty = errors[best], penalties[best], float(PENALTIES[best])
 
     def fit(self) -> RidgeFit:
         """Return the classifier and the leave-one-out probabilities of all images."""
         task: Task = MultiLabel() if self._labels.ndim == 2 else SingleLabel()
-        fit_scale = _fit_platt_scaling if self._labels.ndim == 2 else _fit_softmax_scaling
+        fit_scale = _fit_sigmoid_scaling if self._labels.ndim == 2 else _fit_softmax_scaling
         scores = self._prepare_leave_one_out(self._choice)(self._penalty)
         scale, offset = fit_scale(scores, self._labels[self._choice])
         coefficients = self._projected / (self._values + self._penalty)[:, None]  # (K, classes)
@@ -291,14 +293,14 @@ class _RidgeSolver:
         targets, left_vectors = self._make_targets(rows), self._compute_left_singular_vectors(rows)
         squares = np.square(left_vectors)
 
-        def compute_scores(penalty: float) -> Float64Array:
+        def compute_loo_scores(penalty: float) -> Float64Array:
             shrink = self._values / (self._values + penalty)
             residuals = targets - self._base - left_vectors @ (shrink[:, None] * self._projected)
             leverage = 1 / len(self._labels) + squares @ shrink
             residuals /= np.maximum(1 - leverage, 1e-9)[:, None]
             return targets - residuals
 
-        return compute_scores
+        return compute_loo_scores
 
 
 def assign_stratified_folds(labels: Int64Array, *, num_folds: int, seed: int) -> Int64Array:
@@ -323,27 +325,26 @@ def _eigendecompose(gram_matrix: Float64Array) -> tuple[Float64Array, Float64Arr
 def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[float, float]:
     """Return the scale (inverse temperature) that maximizes the likelihood of the labels, and 0 as the offset."""
 
-    def compute_loss(scale: float) -> float:
+    def compute_cross_entropy(scale: float) -> float:
         logits = scale * scores
         top = logits.max(axis=1)
         total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         right = logits[np.arange(len(labels)), labels]
         return float((total - (1 - LABEL_SMOOTHING) * right - LABEL_SMOOTHING * logits.mean(axis=1)).mean())
 
-    return float(min(LOGIT_SCALES, key=compute_loss)), 0.0
+    return float(min(LOGIT_SCALES, key=compute_cross_entropy)), 0.0
 
 
-def _fit_platt_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
-    """Return the scale 2 k and the offset -k for the k that maximizes the likelihood of the targets (Platt scaling).
+def _fit_sigmoid_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
+    """Return the scale 2 k and the offset -k: the logit of a score s is k (2 s - 1), which is 0 for s = 0.5.
 
-    The logit of a score s is k (2 s - 1): the difference between k s (the image has the class) and k (1 - s) (it has
-    not).
+    k maximizes the likelihood of the targets: Platt scaling with one parameter instead of two.
     """
     smoothed = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 
-    def compute_loss(scale: float) -> float:
-        logits = scale * (2 * scores - 1)
+    def compute_binary_cross_entropy(k: float) -> float:
+        logits = k * (2 * scores - 1)
         return float((np.logaddexp(0, logits) - smoothed * logits).mean())
 
-    scale = float(min(LOGIT_SCALES, key=compute_loss))
-    return 2 * scale, -scale
+    k = float(min(LOGIT_SCALES, key=compute_binary_cross_entropy))
+    return 2 * k, -k

@@ -23,10 +23,11 @@ class HeadInputs:
 
     Attributes:
         features: float32 `(N, D)`.
-        lower_features: pooled outputs of each lower layer, float32 `(N, L)`; empty without a head on the lower layers.
+        lower_features: for each lower layer, its outputs averaged over positions, float32 `(N, L)`; empty if the
+            network has no `LowerLayersHead`.
         labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each row's image in its set.
-        min_logit: smallest logit of the current head for these images.
+        min_logit: smallest logit that the head computes for these images.
     """
 
     features: NDArray[np.float32]
@@ -47,11 +48,12 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
     Args:
         model: the network, changed in place.
         source: yields batches and computes their logits.
-        images: the training set; its smallest logit is needed for networks that end in a ReLU.
+        images: the training set. If the head is a convolution, its bias is raised until no logit of these images is
+            negative, since SqueezeNet applies a ReLU to the logits.
         head: the closed-form head.
 
     Returns:
-        Whether the weights were set; False if the head is not a linear layer or convolution with a bias.
+        Whether the weights were set; False if the network's head is not a linear layer or convolution with a bias.
     """
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):
@@ -78,13 +80,13 @@ def compute_head_inputs(model: Model, source: BatchSource, images: ImageSet) -> 
         parts["features"].append(x.mean(dim=(2, 3)) if x.ndim == 4 else x.flatten(1))  # (n, D)
         parts["lowest"].append(output.flatten(1).amin(dim=1))  # (n,)
 
-    def record_lower_head_input(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record_lower_features(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         parts["lower"].append(inputs[0].float())  # (n, L)
 
     hooks = [model.network.get_submodule(model.head).register_forward_hook(record_head_input)]
     lower_head = find_lower_layers_head(model.network)
     if lower_head:
-        hooks.append(lower_head.register_forward_hook(record_lower_head_input))
+        hooks.append(lower_head.register_forward_hook(record_lower_features))
     model.network.eval()
     with torch.no_grad():
         for batch in source.batches(images, range(len(images)), batch_size=EVALUATION_BATCH_SIZE):

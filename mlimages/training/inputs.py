@@ -144,7 +144,7 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
-    mean = None if is_resumed else _load_mean_image(config, model.preprocessing)
+    mean = None if is_resumed else _check_std_and_load_mean_image(config, model.preprocessing)
     return TrainingInputs(splits, model, freeze(model, config.freeze), mean, is_resumed)
 
 
@@ -321,8 +321,8 @@ def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
     )
 
 
-def _load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
-    """Check the number of values of `config.std`, and load the mean image; return None if `config.mean` is not a file.
+def _check_std_and_load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
+    """Check the number of values of `config.std`; return the mean image, or None if `config.mean` is not a file.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.

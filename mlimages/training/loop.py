@@ -225,9 +225,10 @@ class _LogitsModule(nn.Module):
 
 
 def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
-    """Return a function that chooses the augmented view of each image in an epoch, by the index of the image.
+    """Return a function that maps the index of an image to the number of its augmented view in an epoch.
 
-    The epochs take turns with `num_views` fixed views; if it is 0, each epoch uses new views.
+    If each image has `num_views` fixed views, successive epochs cycle through them. If `num_views` is 0, each epoch
+    uses a new view.
     """
     return lambda image_index: (epoch + image_index) % num_views if num_views else epoch + image_index
 

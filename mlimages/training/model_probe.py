@@ -30,7 +30,7 @@ SMALL_MODELS = (
     "timm:mobilenetv4_conv_small.e2400_r224_in1k",
     "timm:vit_small_patch14_dinov2.lvd142m",
 )
-"""Networks that `small` stands for; those without weights on this machine are left out."""
+"""Networks that `probe_models(labels, "small")` compares, except those without weights on this machine."""
 
 TIMED_BATCH_SIZE = 4
 NUM_TIMED_PASSES = 3
@@ -52,11 +52,12 @@ def probe_models(
         models: one or more names of networks; `small` stands for the small networks with weights on this machine.
         max_images: maximum number of images. Of a larger dataset, a stratified sample of at least `max_images / 2`
             images is used.
-        seed: random seed of the sample and of the learning curves.
+        seed: random seed of the sample and of the subsets of it on which learning curves are computed.
         progress: shows the number of images processed.
 
     Returns:
-        Accuracy, time and size of each network, and the reason for each network that could not be probed.
+        Accuracy, learning curve, time and size of each network, and the reason for each network that could not be
+        probed.
 
     Raises:
         InputError: there are too few images, the label file is multi-label, `models` is empty, or an argument is out of

@@ -124,7 +124,7 @@ def probe_layers(
     store = open_pixel_store(image)
     found = decode_images(_draw_stratified_sample(labels, max_images, seed), image, store=store, progress=progress)
     raise_if_most_images_missing([each for each in found if isinstance(each, BrokenImage)], len(found))
-    good = _remove_duplicates(found)
+    good = _drop_undecodable_and_duplicates(found)
     _require_enough_images(good, names)
     cut_points = find_cut_points(built)
     rows = compute_pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
@@ -150,10 +150,10 @@ def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> li
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _remove_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
+def _drop_undecodable_and_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
     """Return the images that could be decoded; of identical files, only the first.
 
-    A copy among the held-out images would leak its label from the training images.
+    Otherwise the same image could be used to train and to test.
     """
     return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, DecodableImage)}.values())[
         ::-1

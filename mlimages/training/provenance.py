@@ -41,10 +41,11 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
 
 
 def make_finetune_command(run: RunFolder) -> str:
-    """Return the command that repeats a run from the current folder.
+    """Return the command that repeats a run, with paths relative to the current folder.
 
-    Paths outside the current folder are shortened to their names. The result is "" if no command repeats the run: its
-    network is a custom one, or one of its settings cannot be given on the command line.
+    Of paths outside the current folder, only the name is included, so that the exported file does not disclose folders;
+    a user must add the folders. The result is "" if no command repeats the run: its network is a custom one, or one of
+    its settings cannot be given on the command line.
     """
     settings, words = run.changed_settings, ["mlimages", "finetune"]
     if str(run.settings["model"])[:1].isupper():

@@ -79,14 +79,14 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 
 
 def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
-    """Return whether the folder contains a finished run with these settings; write nothing.
+    """Return whether the folder contains a finished run with these settings, so that nothing is left to train.
 
-    Until the first epoch is complete, the command may be repeated with other settings, which restarts the run.
-    Afterwards, only the number of epochs may be raised.
+    It is false if there is no run, the run is not finished, or `epochs` was raised. A run without a complete epoch may
+    have any settings.
 
     Raises:
         InputError: the folder is a file, or contains files with the names of a run's files but no `config.json`.
-        RunError: the folder contains a run with other settings.
+        RunError: the folder contains a run with other settings and at least one complete epoch.
     """
     if files.folder.exists() and not files.folder.is_dir():
         raise InputError(f"{files.folder} is a file: choose another output folder with -o")
@@ -209,7 +209,7 @@ def read_backend(files: RunFiles) -> ComputeBackend | None:
 def log_to_file(path: Path) -> Iterator[None]:
     """Context manager: append the log records of mlimages to the file `path`.
 
-    Records of level INFO and above are written; if the logger `mlimages` has a lower level, those from that level.
+    The lowest level written is INFO, or the level of the logger `mlimages` if it is below INFO, such as DEBUG.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")

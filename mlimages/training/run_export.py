@@ -44,14 +44,15 @@ def export_run(
         options: options of the export.
         network: the custom network that the run trained; its weights are replaced. None if the run's network was given
             by name.
-        overwrite: replace a file that mlimages did not write, or that was changed since.
+        overwrite: also replace a file that mlimages did not write, or that was edited after mlimages wrote it.
         progress: shows the number of compared validation images.
 
     Returns:
         The metadata of the exported file.
 
     Raises:
-        InputError: the file exists, was not written by mlimages or was changed since, and `overwrite` is false.
+        InputError: `overwrite` is false, and `out` exists and was not written by mlimages, or was edited after mlimages
+            wrote it.
         RunError: `run` is not a run folder, or has no weights yet.
         ExportError: the network cannot be converted to ONNX, or the outputs of the file differ (the message names the
             image with the largest difference); nothing is written.

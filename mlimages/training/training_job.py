@@ -48,10 +48,9 @@ from mlimages.training.run_images import DecodedSplits
 
 logger = logging.getLogger(__name__)
 
-MAX_LOWER_FEATURES = 4000
-"""Limit on the size of a head on the lower layers. If both the number of images and the number of features of the lower
-layers exceed it, the head uses only the last layer: the time to fit a head grows with the cube of the smaller number.
-"""
+MAX_LOWER_FIT_SIZE = 4000
+"""If both the number of images and the number of features of the lower layers exceed this, the closed-form head uses
+only the features of the last layer. The time to fit the head grows with the cube of the smaller of the two numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,9 @@ class TrainingJob:
     Attributes:
         config: settings of the run.
         files: the run folder's files.
-        model: the network to train, with or without a head on the lower layers.
-        model_without_lower_head: `model` without its head on the lower layers; `model` itself if it has none.
+        model: the network to train. It may have a `LowerLayersHead`, a second linear classifier on the outputs of the
+            lower layers, whose logits are added to those of the head.
+        model_without_lower_head: `model` without its `LowerLayersHead`; `model` itself if it has none.
         frozen_layers: frozen parameters and modules of the network.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
         class_names: names of the classes, in the order of the logits.
@@ -106,7 +106,7 @@ class TrainingJob:
         return _trains_below_head(self.model)
 
     def with_last_layer_head(self) -> TrainingJob:
-        """Return a copy of this job whose model has no head on the lower layers; both use the same cached features."""
+        """Return a copy of this job whose model has no `LowerLayersHead`; both jobs use the same cached features."""
         if self.model is not self.model_without_lower_head:
             self.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
         return replace(self, model=self.model_without_lower_head)
@@ -216,7 +216,7 @@ def build_training_job(
         progress: shows the number of images processed.
     """
     frozen, image = inputs.frozen_layers, preprocessing.image
-    model = _choose_head(config, inputs.model, len(images.train))
+    model = _add_lower_head_if_possible(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
     mean = load_mean_image(files.mean_image, image) if preprocessing.normalization.mean_image else None
     normalize = Normalize(preprocessing.normalization, mean).to(device)
@@ -260,19 +260,19 @@ def build_training_job(
     )  # fmt: skip
 
 
-def _choose_head(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return `model` with a head on the lower layers added.
+def _add_lower_head_if_possible(config: FineTuneConfig, model: Model, num_images: int) -> Model:
+    """Return a copy of the model that has a `LowerLayersHead` too, which the run may later drop.
 
-    If the settings, the network or `MAX_LOWER_FEATURES` do not allow such a head, `model` is returned unchanged.
+    If the settings, the network or MAX_LOWER_FIT_SIZE do not allow it, `model` is returned.
     """
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
     extended = add_lower_layers_head(model)
     if extended is None:
         reason = f"no lower layers of {model.name} were found whose features it could use"
-    elif min(num_images, extended.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]) > MAX_LOWER_FEATURES:
+    elif min(num_images, extended.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").shape[1]) > MAX_LOWER_FIT_SIZE:
         reason = (
-            f"fitting it to more than {MAX_LOWER_FEATURES} images and more than {MAX_LOWER_FEATURES} features of lower "
+            f"fitting it to more than {MAX_LOWER_FIT_SIZE} images and more than {MAX_LOWER_FIT_SIZE} features of lower "
             "layers would take too long"
         )
     else:

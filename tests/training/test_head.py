@@ -15,7 +15,7 @@ from mlimages.training.head import (
     MIN_RELATIVE_STD,
     PENALTIES,
     RidgeFit,
-    _fit_platt_scaling,
+    _fit_sigmoid_scaling,
     _fit_softmax_scaling,
     _LayerFeatures,
     _RidgeSolver,
@@ -209,12 +209,12 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
     candidates = np.logspace(-0.5, 2, 400)
     for found, loss in (
         (_fit_softmax_scaling(scores, labels)[0], softmax_loss),
-        (_fit_platt_scaling(scores, targets)[0] / 2, sigmoid_loss),
+        (_fit_sigmoid_scaling(scores, targets)[0] / 2, sigmoid_loss),
     ):
         best = min(candidates, key=loss)
         assert found == pytest.approx(best, rel=0.06)
     assert _fit_softmax_scaling(scores, labels)[1] == 0.0
-    scale, offset = _fit_platt_scaling(scores, targets)
+    scale, offset = _fit_sigmoid_scaling(scores, targets)
     assert offset == -scale / 2
 
 
