@@ -14,8 +14,11 @@ from mlimages.core import ImageRef
 from mlimages.gathering.links import parse_host
 
 MAX_LINKS_IN_MEMORY = 50_000
-"""Maximum number of links in memory. A list with very many hosts reaches it. A link takes about 0.3 KB, or more if its
-row in the list has other columns."""
+"""Maximum number of links in memory; once it is reached, fewer links are read ahead.
+
+Each host has at most 2 * `BLOCK_SIZE` links in memory, so only lists with many hosts reach it. A link takes about 0.3
+KB, or more if its row in the list has other columns.
+"""
 
 BLOCK_SIZE = 128
 """Number of links of a host that are written to the temporary file at once."""

@@ -1,7 +1,7 @@
 """Assign links to shards; the assignment depends only on the list of links and the number of shards.
 
-The links of a host are in one shard, unless the host has more than 1/N of the links, for N shards, and at least 20.
-Such a host is spread over several shards, each with an equal part of the concurrent requests to it and of its rate.
+The links of a host are usually in one shard. With N shards, a host with more than 1/N of all links (and at least 20
+links) is spread over several shards, each with an equal part of the concurrent requests to it and of its rate.
 """
 
 from __future__ import annotations

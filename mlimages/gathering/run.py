@@ -38,8 +38,7 @@ from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
 
 MAX_LINKS_IN_PROGRESS = 1024
-"""Maximum number of links in progress, not counting those that wait for their host, up to `MAX_PAUSED_LINKS` and
-`MAX_LINKS_AWAITING_SLOT`."""
+"""Maximum number of links in progress, apart from links that wait for their host (see the two constants below)."""
 
 MAX_PAUSED_LINKS = 20_000
 """Up to this many links of paused hosts do not count towards `MAX_LINKS_IN_PROGRESS`, so that a paused host does not
@@ -302,7 +301,8 @@ class LinkScheduler:
 async def _save_image(load_bytes: Callable[[], Awaitable[bytes]], temp_path: Path) -> DownloadResult:
     """Write the image that `load_bytes` returns to `temp_path`.
 
-    If `load_bytes` raises an error, the result contains it as the reason; only an MlimagesError is raised.
+    An MlimagesError of `load_bytes` is raised again. For any other error, a failed result is returned: its `reason`
+    comes from `classify_error`, and its `detail` is the error's message.
     """
     file = BufferedFile(temp_path)
     try:

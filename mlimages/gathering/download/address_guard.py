@@ -8,7 +8,10 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 PRIVATE_ADDRESS_ERRNO = 0x6D6C
-"""The `errno` for a private address; no system uses it, and aiohttp keeps it if all addresses of a host raise it."""
+"""The `errno` of the OSError that is raised for a private address; no system uses this number for another error.
+
+If all addresses of a host are private, aiohttp raises a single OSError, which has this `errno` too.
+"""
 
 _IPV4_TRANSLATION_NETWORKS = (IPv6Network("64:ff9b::/96"), IPv6Network("::ffff:0:0:0/96"))
 """Networks in whose addresses the last 32 bits are an IPv4 address (RFC 6052; RFC 2765, 2.1)."""

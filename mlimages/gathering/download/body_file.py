@@ -12,10 +12,10 @@ _MAX_BUFFERED_BYTES = 256 * 1024
 _MIN_BYTES_PER_S = 1024
 """Minimum average rate in each period of `timeout_s` seconds; slower transfers are aborted."""
 
-_MIN_TOTAL_BYTES_PER_S = 32 * 1024
-"""A whole transfer may take `max_bytes` / this rate + 4 * `timeout_s` seconds, whatever the size of its body.
+_TIME_LIMIT_BYTES_PER_S = 32 * 1024
+"""Sets the time limit of a transfer: `max_bytes` / this rate + 4 * `timeout_s` seconds, however small the body is.
 
-With 64 MiB and 15 s, the defaults, this is 35 minutes.
+With the defaults (64 MiB, 15 s), the limit is 35 minutes.
 """
 
 _IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
@@ -59,8 +59,8 @@ class BufferedFile:
 class StallDetector:
     """Detects transfers that are too slow.
 
-    In each period of `timeout_s` seconds, the average rate must be at least 1 KiB/s. The whole transfer may take as
-    long as `max_bytes` take at 32 KiB/s, plus four time-outs.
+    In each period of `timeout_s` seconds, the average rate must be at least 1 KiB/s. The time limit of the whole
+    transfer is `max_bytes` / (32 KiB/s) + 4 * `timeout_s`: 35 minutes with the defaults.
 
     Args:
         timeout_s: time-out in seconds.
@@ -72,7 +72,7 @@ class StallDetector:
 
     def __init__(self, timeout_s: float, max_bytes: int, now: float) -> None:
         self._timeout_s = timeout_s
-        self._total_s = 4 * timeout_s + max_bytes / _MIN_TOTAL_BYTES_PER_S
+        self._total_s = 4 * timeout_s + max_bytes / _TIME_LIMIT_BYTES_PER_S
         self._ends_at = now + self._total_s
         self._since = now
         self._bytes = 0

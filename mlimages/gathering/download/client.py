@@ -81,6 +81,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
 
 
 def _read_environment_proxies() -> dict[str, _Proxy]:
+    """Return the proxies of HTTP_PROXY and HTTPS_PROXY, by the scheme of the requested URL: `http` or `https`."""
     urls = urllib.request.getproxies()
     return {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 

@@ -180,9 +180,9 @@ class DecoderPool:
         return False
 
     async def _fail_all_jobs(self, batch: list[_Job], error: GatherError) -> NoReturn:
-        """Fail the jobs of `batch`, and all later jobs, until this task is cancelled.
+        """Raise `error` in the calls of `verify_and_resize` that wait for `batch`, or for a job that is taken later.
 
-        `error` is raised in the calls of `verify_and_resize` that wait for them.
+        Runs until the task of this worker is cancelled.
         """
         while True:
             for _, future in batch:

@@ -52,8 +52,8 @@ _UNENCODED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _THROTTLING_STATUSES = (420, 429, 503)
 _NON_ERROR_STATUSES = (None, 200, 203, 206)
-"""HTTP statuses that do not explain why a link failed. The cause is, for example, that the connection broke: before the
-response (None) or within the body (200, 203, 206)."""
+"""HTTP statuses of requests that fail although the server reports no error: for example, the connection breaks before
+the response (None) or within the body (200, 203, 206)."""
 _MAX_503_RESPONSES = 10
 """Maximum number of 503 responses to a link that count as throttling by its host; after one more, the link fails."""
 
@@ -225,9 +225,11 @@ class Fetcher:
             return replace(result, reason=classify_error(error), detail=f"{type(error).__name__}: {error}"[:200])
 
     async def _check_site_rules(self, url: URL, host: Host) -> str:
-        """Raise DownloadError if the site forbids the request, or its rules cannot be read.
+        """Check robots.txt and tdmrep.json; return a note for the manifest if an opt-out is ignored, otherwise "".
 
-        If opt-outs are ignored, nothing is raised. Return a note on the ignored opt-out for the manifest, or "".
+        Raises:
+            DownloadError: the site forbids the request, or its rules cannot be read. With the option `ignore_opt_out`,
+                neither raises this error.
         """
         try:
             return self._enforce_opt_out(await self._site_rules.find_opt_out(url, host.record_site_rules_request))

@@ -28,11 +28,11 @@ class Host:
         state: determines when the next request may be sent.
         request_slots: semaphore that limits the number of concurrent requests.
         num_active_links: number of links in progress, including those that wait.
-        num_active_links_by_label: number of links in progress, by class.
-        num_paused_links: all links in progress if the host is paused, else 0.
+        num_active_links_by_label: `num_active_links` by class.
+        num_paused_links: number of links that wait because the host is paused: `num_active_links`, or 0 while the host
+            is not paused.
         num_paused_links_by_label: `num_paused_links` by class.
-        num_links_awaiting_slot: links in progress beyond `max_concurrent_requests`, which wait for one of
-            `request_slots`; 0 if the host is paused.
+        num_links_awaiting_slot: number of links that wait for one of `request_slots`; 0 while the host is paused.
     """
 
     _hosts: Hosts
@@ -72,7 +72,7 @@ class Host:
         self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def record_unsent_request(self) -> None:
-        """Record that no request was sent, although `wait_for_turn` allowed one."""
+        """Record that a request was not sent although `wait_for_turn` allowed it; another one can then be the probe."""
         self._set_state(replace(self.state, is_probing=False))
 
     def notify_waiting_tasks(self) -> None:
@@ -147,7 +147,7 @@ class Hosts:
     def long_pause_s_by_host(self) -> dict[str, float]:
         """Remaining pause in seconds, by host name, of hosts that limit requests (429 or 503).
 
-        Only pauses that are too long to wait for are included: longer than `max_wait_s` and than a second.
+        Pauses of at most `max_wait_s`, for which the run waits, and of at most a second are left out.
         """
         now = time.monotonic()
         pauses = {

@@ -69,8 +69,8 @@ class HostState:
         give_up_at: when to stop probing a host that has never responded or only refuses; infinite for other hosts.
         is_given_up: whether the links of the host fail without a request.
         max_requests_per_s: the rate, that is, the maximum number of requests per second; None: unlimited.
-        is_ramping_up: whether `max_requests_per_s` grows by 1 with each response, rather than slowly. The first 429 or
-            503 starts this, the second one ends it.
+        is_ramping_up: whether `max_requests_per_s` grows by 1 with each response, to find the limit of the host quickly
+            (like TCP's slow start). True from the first 429 or 503, which sets `max_requests_per_s`, to the second one.
         responses_per_s: responses per second, averaged over about a second.
         last_response_at: when `responses_per_s` was last updated.
         next_request_at: when `max_requests_per_s` allows the next request.
@@ -190,6 +190,7 @@ def record_failure(state: HostState, now: float, *, requested_at: float, link: s
 
 
 def _pause(state: HostState, now: float, first_pause_s: float) -> HostState:
+    """Return the state with a pause of `first_pause_s`, doubled for each of the `num_pauses` before it."""
     pause_s = min(MAX_PROBE_INTERVAL_S, first_pause_s * 2**state.num_pauses)
     return replace(
         state,

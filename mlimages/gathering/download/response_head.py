@@ -17,11 +17,12 @@ _LENIENT_HEAD_END = re.compile(rb"\n\r?\n")
 
 
 def repair_head(head: bytes) -> bytes:
-    """Return a response head without invalid lines and repeated Content-Length fields.
+    """Return a response head without invalid lines and redundant Content-Length fields.
 
-    Equal Content-Lengths are merged (RFC 9110, 8.6), Transfer-Encoding overrides them (RFC 9112, 6.3), and lines
-    without a colon or with a space in the name are dropped. Different lengths are kept, so that the parser rejects
-    them.
+    - Lines without a colon, without a field name, or with a space in it are removed.
+    - A Content-Length with the value of an earlier one is removed (RFC 9110, 8.6). One with another value is kept, so
+      the parser rejects the response.
+    - If there is a Transfer-Encoding, every Content-Length is removed (RFC 9112, 6.3).
 
     >>> repair_head(b"HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\ncontent-length: 5\\r\\n\\r\\n")
     b'HTTP/1.1 200 OK\\r\\nContent-Length: 5\\r\\n\\r\\n'

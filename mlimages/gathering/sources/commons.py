@@ -62,7 +62,7 @@ class Commons(SearchSource):
         super().__init__(list(map(_add_class, queries)), api)
 
     async def _prepare_search(self) -> None:
-        """Advise the user to set --contact if the User-Agent has no contact information."""
+        """Before the first request, advise the user to set --contact if the User-Agent has no contact information."""
         if not self._has_contact:
             self._tell(_CONTACT_ADVICE)
 

@@ -39,8 +39,12 @@ _READ_ERRORS = (aiohttp.ClientError, TimeoutError, tarfile.TarError, InputError,
 class ImageNet:
     """Source of ImageNet's images.
 
-    The images of each synset come from the first of these that has any: the local archive, the website's archive, the
-    website's list of links, the local list of links.
+    For each synset, these are tried in turn, until one has images of it; the others are not used for this synset:
+
+    1. the local archive (`archive`),
+    2. the website's archive of the synset,
+    3. the website's list of links,
+    4. the local list of links (`url_list`).
 
     Args:
         words: WordNet ids or words.

@@ -164,7 +164,7 @@ class INaturalist(SearchSource):
     def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
         """Return the class of an observation: `label`, or with `by` the name of its species or genus.
 
-        With `by`, it is None if the observed taxon does not tell: a genus has many species, a family many genera.
+        With `by`, return None if the taxon does not determine the class: for `species`, if only the genus is known.
         """
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):

@@ -57,7 +57,7 @@ MAX_HEAD_ROWS = 5000
 """Maximum number of rows at the start of a list that are checked for mistakes before the first link is used."""
 
 MAX_HEAD_LENGTH = 2**26
-"""Maximum total length in characters of the rows that are checked; of long rows, fewer than `MAX_HEAD_ROWS` are."""
+"""Maximum total length in characters of the rows that are checked; reached before `MAX_HEAD_ROWS` if rows are long."""
 
 _MAX_SNIFFED_LINES = 100
 """Maximum number of lines from which the format is detected."""
@@ -302,10 +302,10 @@ class LinkFile:
                 yield ImageRef(unwrap_link(right), label or self._default_class)
 
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
-        """Return the first items, up to `max_items`, and an iterator over all items, which yields them again.
+        """Return a list of the first `max_items` items, and an iterator over all items, the first ones included.
 
-        There are fewer first items if they are long (`MAX_HEAD_LENGTH`), if reading more would wait for standard input,
-        or if an error occurs, which the iterator raises. (An error at the very first item is raised here.)
+        The list is shorter if its items exceed `MAX_HEAD_LENGTH`, or the next one is not yet in standard input. It also
+        ends at an error: the iterator raises the error after these items, or this method if there are none.
         """
         head: list[_T] = []
         size = 0

@@ -80,7 +80,7 @@ class Openverse(SearchSource):
         super().__init__(queries, api)
 
     async def _prepare_search(self) -> None:
-        """Tell the user the limits of Openverse, unless a client id is set."""
+        """Before the first request, tell the user the limits of Openverse, unless a client id is set."""
         if not self._client_credentials:
             self._tell(_LIMITS_NOTE)
 

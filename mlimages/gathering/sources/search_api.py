@@ -192,7 +192,7 @@ class SearchApi:
             GatherError: waiting is needed but `wait` is None, or the provider's last response said that its monthly
                 quota is used up, which would take too long to wait for.
         """
-        state = self._load_quota()
+        state = self._load_rate_limit_state()
         if state.get("remaining") == 0 and state.get("reset", 0) > time.time():
             until = time.strftime("%Y-%m-%d", time.gmtime(state["reset"]))
             raise GatherError(
@@ -222,13 +222,16 @@ class SearchApi:
     def _load_request_times(self) -> list[float]:
         """Return the times of earlier requests that count towards the rate limits, ascending."""
         oldest = time.time() - max((rate.period_s for rate in self.rate_limits), default=0.0)
-        return [moment for moment in self._load_quota().get("requests", []) if moment > oldest]
+        return [moment for moment in self._load_rate_limit_state().get("requests", []) if moment > oldest]
 
-    def _load_quota(self) -> dict[str, Any]:
-        """Return what is known about the limits; each key may be missing.
+    def _load_rate_limit_state(self) -> dict[str, Any]:
+        """Return the saved state of the rate limits; each key may be missing.
 
-        `requests` are the times of our requests; `remaining` is the number of requests that the monthly quota still
-        allows, and `reset` the time when it is renewed. Times are in seconds since the epoch.
+        - `requests`: the times of the requests sent so far.
+        - `remaining`: number of requests that the provider's monthly quota still allows.
+        - `reset`: the time when this quota is renewed.
+
+        Times are in seconds since the epoch.
         """
         try:
             found: dict[str, Any] = json.loads((self._folder / "quota.json").read_text())
@@ -240,12 +243,12 @@ class SearchApi:
         if self.rate_limits:
             most = max(rate.max_requests for rate in self.rate_limits)
             sent = [*self._load_request_times(), time.time()][-most:]
-            write_text(self._folder / "quota.json", json.dumps(self._load_quota() | {"requests": sent}))
+            write_text(self._folder / "quota.json", json.dumps(self._load_rate_limit_state() | {"requests": sent}))
 
     def _record_quota(self, headers: Mapping[str, str]) -> None:
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
-            write_text(self._folder / "quota.json", json.dumps(self._load_quota() | quota))
+            write_text(self._folder / "quota.json", json.dumps(self._load_rate_limit_state() | quota))
 
 
 def _parse_json_body(text: str) -> Any:

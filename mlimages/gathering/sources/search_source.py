@@ -43,7 +43,7 @@ class SearchSource(ABC):
                             yield image_ref
 
     async def _prepare_search(self) -> None:  # noqa: B027  # most sources have nothing to prepare
-        """Do what is needed before the first page is requested, such as looking up ids."""
+        """Do what is needed before the first request for a page, such as looking up ids or telling the user limits."""
 
     async def _count_results(self, query: str) -> int | None:
         """Return the number of results; None if the provider does not report it."""

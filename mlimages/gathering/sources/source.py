@@ -42,9 +42,8 @@ class Source(Protocol):
 
     - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
-    - `lookahead`: maximum number of links that are read but not requested yet, because the links in progress may
-      already give their class enough images. 0 also means that only one process may read the source, as for search
-      APIs with a rate limit.
+    - `lookahead`: maximum number of links to read in advance: they are requested only if links in progress fail.
+      0 also means that only one process may read the source, such as a search API with a rate limit.
     - `async count_links()`: returns the number of links, or an upper bound, for the progress bar; None if unknown.
     - `async count_shards_by_host(num_shards)`: called if the links are divided into `num_shards` shards. Usually a
       shard gets all links of a host; returns the hosts with too many links for that, and among how many shards the

@@ -32,9 +32,9 @@ _NO_DELIMITER = "\x1f"
 """Delimiter of a table with one column."""
 _TSV_HTTP_DATA_HEADER = "TsvHttpData-1.0"
 _MAX_LINES_PER_ROW = 1000
-_LONG_LINE_LENGTH = 65_536
-"""Maximum number of characters of a line in which long quoted cells are read. In a longer line, they are read as
-empty: Python's csv rejects a cell of more than 131,072 characters."""
+_LONG_ROW_LENGTH = 65_536
+"""In rows of more characters than this, quoted cells of at least 10,000 characters are replaced by empty ones before
+parsing, since Python's csv rejects cells of more than 131,072 characters."""
 _LONG_QUOTED_CELL = re.compile(r'"(?:[^"]|""){10000,}"')
 _TEXT_UP_TO_CLOSING_QUOTE = re.compile(r'((?:[^"]|"")*+)"')
 _CLASS_AND_LINK = re.compile(r"(?!\d+[.)]\s)(\w[^:]*?)\s+(https?://.+)", re.IGNORECASE)
@@ -66,10 +66,10 @@ def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tup
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
-    """Return the delimiter between links and other cells: `,`, `;`, `|` or a space.
+    """Return the delimiter between links and other cells: `,`, `;`, `|` or a space; None for tabs, or if there is none.
 
-    It is None if there is no delimiter, or if a line contains a tab. Since a link may itself contain these characters,
-    in a list without a header a link followed by a delimiter must end in an image suffix, as in `http://x/1.jpg,cat`.
+    Links may contain these characters too. In a list without a header, one that follows a link is a delimiter only if
+    the link ends in an image suffix, as in `http://x/1.jpg,cat`.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -100,7 +100,7 @@ def _has_one_link(row: Sequence[str]) -> bool:
 
 
 def has_space_separated_cells(lines: Sequence[str]) -> bool:
-    """Return whether each line has cells separated by spaces, with a link between others: `1 http://x/1.jpg 169.5`."""
+    """Return whether all lines have cells separated by spaces, with a link at neither end: `1 http://x/1.jpg 9.5`."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
@@ -196,11 +196,11 @@ def _join_quoted_lines(
 
 
 def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that a quoted cell joins into one row are probably separate rows with stray quotes.
+    """Return whether lines that a quoted cell would join into one row are probably separate rows with stray quotes.
 
-    A line looks like a row if it has `num_columns` cells, one of them a link. If the joined row does not have
-    `num_columns` cells (`is_ragged`), one line after the first that looks like a row is enough. Otherwise, all lines
-    must look like rows with the link in the same column, and the last quote must be at the start of a cell.
+    A line counts as a row if it has `num_columns` cells, one of them a link. If the joined row would have another
+    number of cells (`is_ragged`), any line after the first that counts as a row is enough. Otherwise, all lines must
+    count as rows with the link in the same column, and the closing quote must begin a cell, as opening quotes do.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:
@@ -219,8 +219,8 @@ def _find_link_column(line: str, delimiter: str, num_columns: int) -> int | None
 
 def _parse_csv_row(text: str, delimiter: str, *, is_strict: bool) -> list[str] | None:
     """Return the cells of a CSV row; None if the text is not exactly one row."""
-    if len(text) > _LONG_LINE_LENGTH:
-        text = _LONG_QUOTED_CELL.sub('""', text)  # neither link nor class, and above the limit of Python's csv
+    if len(text) > _LONG_ROW_LENGTH:
+        text = _LONG_QUOTED_CELL.sub('""', text)  # neither link nor class
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=is_strict))
     except csv.Error:

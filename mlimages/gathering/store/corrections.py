@@ -95,7 +95,8 @@ class ClassCorrections:
 
         Args:
             key: `hash_link` of the link.
-            is_done: whether the manifest has the result of the link, and this run does not retry it.
+            is_done: whether the manifest has the result of the link, and this run does not retry it. Such a link is
+                deferred only if it has no image of its own: it failed, or its image was a duplicate.
         """
         if is_done and key not in self._without_image:
             self._named.add(key)

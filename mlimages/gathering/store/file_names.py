@@ -117,13 +117,14 @@ def generate_paths(stem: str, suffix: str, link_hash: str, *, is_only_writer: bo
 
 
 class PathsInUse:
-    """Folders and file names of a gathered folder, compared without regard to case, as on some file systems.
+    """The folders and file names that a gathered folder uses; names that differ only in case count as the same.
 
-    Each folder belongs to one label: `Pets/dog` to the label `Pets/dog`, and its parent `Pets` to the label `Pets`,
-    even if only `Pets/dog` has images. If a folder that a label needs belongs to another label, for example as `pets`,
-    a hash is appended to its name.
+    Each folder belongs to one label: the folder `Pets/dog` to the label `Pets/dog`, and its parent folder `Pets` to the
+    label `Pets`, even if this label has no images. The label `pets` then needs another folder, since it differs from
+    `Pets` only in case: it gets `pets-1a2b3c4d`, with a hash of the label.
 
-    A label that already has images in a folder keeps it. Otherwise, the label that `plan_folder` names first gets it.
+    A label keeps the folder in which it already has images. A folder without images belongs to the label for which
+    `plan_folder` is called first.
     """
 
     def __init__(self) -> None:
@@ -141,10 +142,10 @@ class PathsInUse:
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Return whether an image is in the folder named after its label, but that folder belongs to another label.
+        """Return whether an image is in the folder named after its label although another label has this folder.
 
-        For example, the folder `Cats` may belong to the label `cats`, since case is ignored. This happens if two
-        processes that did not know each other's labels used the same gathered folder.
+        The folders of `Cats` and `cats` have the same name, since case is ignored. If two processes that do not know
+        each other's labels store images of both there, those of one label are misplaced.
         """
         folder, labels = label_to_folder(label), [level.label for level in _split_label_folders(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)
@@ -177,9 +178,9 @@ class PathsInUse:
         self._folders_by_label[label] = path[:-1]
 
     def release_folders(self, labels: Collection[str]) -> None:
-        """Make the folders of labels that no longer have images available to other labels.
+        """Make the folders of `labels`, which have lost all their images, available to other labels.
 
-        The folders of all other labels without images are released too; they are chosen again when they are needed.
+        Folders of other labels that have no images yet are released too: `plan_folder` chooses them again when needed.
         """
         self._labels_with_images.difference_update(labels)
         folders = {each: self._folders_by_label[each] for each in self._labels_with_images}

@@ -18,8 +18,10 @@ from typing import ClassVar, Protocol
 from mlimages.core import FetchResult, GatherError
 
 QUARANTINE_NAME = ".placeholders"
-"""Folder of placeholders (images that a host returns instead of removed ones), with one copy of each; hidden, so that
-label files do not include them."""
+"""Hidden folder to which placeholders are moved: images that a host returns in place of removed ones.
+
+It has one copy of each placeholder. As it is hidden, its images do not become part of a dataset.
+"""
 
 _MAX_STORAGE_DELAY_S = 0.5
 """Maximum seconds from the end of a download until its file is written; a file modified later may have been edited."""
@@ -78,7 +80,7 @@ class ImageStorage(Protocol):
         """Wait until the files at `paths` and their directory entries are on disk; remote files always are."""
         return
 
-    def walk(self) -> Iterator[str]:
+    def iter_file_paths(self) -> Iterator[str]:
         """Yield the paths of all files except those in hidden folders."""
 
     def publish_manifest(self, path: Path) -> bool:
@@ -171,7 +173,7 @@ class FileStorage(ImageStorage):
         for folder in folders:
             fsync_path(folder, syncfs or os.fsync)  # a call for each of 50,000 files took 130 us of CPU time per image
 
-    def walk(self) -> Iterator[str]:
+    def iter_file_paths(self) -> Iterator[str]:
         for folder, folders, names in os.walk(self._folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             inner = Path(folder).relative_to(self._folder)
@@ -209,7 +211,7 @@ def fsync_path(path: str, sync_function: Callable[[int], object]) -> None:
 def _compute_latest_mtime(row: FetchResult) -> float:
     """Return the latest modification time that a row's file can have if it was not edited, in seconds since the epoch.
 
-    It is 0 if `fetched_at` of the row is invalid: any file is then later, and its content is compared.
+    It is 0 if `fetched_at` of the row is invalid: the file then counts as modified later, so its content is compared.
     """
     try:
         return datetime.fromisoformat(row.fetched_at).timestamp() + row.elapsed_s + _MAX_STORAGE_DELAY_S

@@ -22,8 +22,8 @@ from mlimages.gathering.store.image_index import ImageIndex
 from mlimages.gathering.store.manifest import (
     ManifestWriter,
     UInt64Set,
-    find_last_closing_row,
     find_manifests,
+    read_closing_rows,
     read_rows,
     read_rows_with_fsync_flags,
 )
@@ -97,7 +97,7 @@ class GatherFolder:
         """Record in the manifest which images the user has deleted, moved or put back since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
-        was_closed = all(find_last_closing_row(path).is_at_end for path in paths)
+        was_closed = all(read_closing_rows(path).is_at_end for path in paths)
         rows = find_moved_and_deleted_images(self._storage, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
@@ -105,9 +105,9 @@ class GatherFolder:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """End the manifest with a closing row unless it has one; images missing later count as deleted by the user."""
+        """Sync the images and end the manifest with a closing row: an image missing later was deleted by the user."""
         if not self._objects:
-            if find_last_closing_row(self._manifest).is_at_end:
+            if read_closing_rows(self._manifest).is_at_end:
                 return
             rows = read_rows_with_fsync_flags([self._manifest])
             self._storage.fsync(row.path for row, is_fsynced in rows if row.path and not is_fsynced)
@@ -194,7 +194,7 @@ class GatherFolder:
         return moved
 
     def _merge_manifests(self) -> None:
-        """Merge the manifests into one, then read it; of a remote folder, retry while other runs merge them too."""
+        """Merge the manifests into one and read it; start again if another run has merged those of a remote folder."""
         self._close_image_index()
         is_of_several = len(self._find_manifests_to_merge()) > 1
         self._writer.close()
@@ -210,7 +210,7 @@ class GatherFolder:
     def _try_to_merge_manifests(self) -> bool:
         """Merge the manifests; return False if another run has merged those of a remote folder meanwhile."""
         paths = self._find_manifests_to_merge()
-        keeps = self._options.keep_duplicates or any(find_last_closing_row(path).keeps_duplicates for path in paths)
+        keeps = self._options.keep_duplicates or any(read_closing_rows(path).keeps_duplicates for path in paths)
         limit = self._options.limit
         is_stored = rewrite_manifests(self._storage, paths, self._manifest, keep_duplicates=keeps, limit=limit)
         if is_stored and len(paths) > 1:
@@ -250,7 +250,10 @@ class GatherFolder:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Mark links for retry if their host refused many in a row; at the end of a run, count them as unfinished."""
+        """Treat links as unfinished if their host refused many links in a row, although they are recorded as final.
+
+        With `retry_unfinished`, mark them for retry (unless `no_retry` is set); otherwise, count them as unfinished.
+        """
         keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()
         self._has_retries |= bool(self._refused)

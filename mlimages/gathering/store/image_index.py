@@ -51,13 +51,13 @@ def open_temporary_database(sql: str) -> sqlite3.Connection:
 
 @dataclass(frozen=True, slots=True)
 class ImageCopies:
-    """The links whose images have the same bytes, how many of these images are stored, and where one of them is.
+    """The links that returned the same bytes, and the copies of this image that are stored.
 
     Attributes:
         num_links: number of links that returned these bytes, including duplicates that are not stored.
         num_stored: number of copies that are stored in the folder.
-        path: path of the stored copy that was added last. If the user has deleted all copies, the former path of one;
-            None if no copy was ever stored, or if it is in quarantine.
+        path: path of a stored copy, the one added last; if the user has deleted all copies, the path that one had. None
+            if no copy was ever stored, or if the image is in quarantine.
         label: label of the stored copy that was added last; "" if none was stored.
         is_placeholder: whether the image is known as a placeholder of a host.
     """

@@ -180,23 +180,22 @@ def dump_row(row: FetchResult) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class LastClosingRow:
-    """The last closing row of a manifest, which records that the images of all rows before it are on disk.
+class ClosingRows:
+    """What the closing rows of a manifest record. The images of all rows before the last closing row are on disk.
 
     Attributes:
-        line_number: number of the closing row's line, from 1; 0 if there is none.
-        is_at_end: whether the closing row is the last line; true also if the manifest is empty.
-        keeps_duplicates: whether a run that wrote to the manifest kept every copy of the same bytes, as recorded in any
-            of its closing rows, not only the last.
+        last_line_number: line number of the last closing row, from 1; 0 if there is none.
+        is_at_end: whether the last line of the manifest is a closing row; True also if the manifest is empty.
+        keeps_duplicates: whether any closing row records that its run kept every copy of the same bytes.
     """
 
-    line_number: int
+    last_line_number: int
     is_at_end: bool
     keeps_duplicates: bool
 
 
-def find_last_closing_row(path: Path) -> LastClosingRow:
-    """Find the last closing row of a manifest."""
+def read_closing_rows(path: Path) -> ClosingRows:
+    """Read what the closing rows of a manifest record."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
@@ -204,13 +203,13 @@ def find_last_closing_row(path: Path) -> LastClosingRow:
             if _CLOSING_ROW_MARK in line and (values := _parse_json(line)).get("status") == "closed":
                 closed = number
                 keeps_duplicates |= values.get("keep_duplicates") is True
-    return LastClosingRow(closed, closed == number, keeps_duplicates)
+    return ClosingRows(closed, closed == number, keeps_duplicates)
 
 
 def read_rows_with_fsync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
     """Yield each row of these manifests in order, and whether a later closing row records that its image is on disk."""
     for path in paths:
-        closed = find_last_closing_row(path).line_number
+        closed = read_closing_rows(path).last_line_number
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 row = parse_row(line)

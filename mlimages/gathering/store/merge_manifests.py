@@ -17,8 +17,8 @@ from mlimages.gathering.store.manifest import (
     UInt64Set,
     dump_closing_row,
     dump_row,
-    find_last_closing_row,
     find_manifests,
+    read_closing_rows,
     read_rows,
 )
 from mlimages.labels import IMAGE_SUFFIXES
@@ -31,10 +31,10 @@ def rewrite_manifests(
 ) -> bool:
     """Rewrite `manifests` as the single file `target`, and remove images that it no longer lists.
 
-    Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
-    Of images with the same bytes in several manifests, the first is kept. Copies in one manifest all stay: the run that
-    wrote it was told to keep them. Near-duplicates are searched again: the nearest image may be in another manifest or
-    have been removed.
+    - Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
+    - If images of several manifests have the same bytes, those of the first of these manifests are kept. It has several
+      copies only if its run was to keep duplicates.
+    - Near-duplicates are searched again: the nearest image may be in another manifest or have been removed.
 
     Args:
         storage: the stored images.
@@ -45,9 +45,9 @@ def rewrite_manifests(
             removed with their rows, so that a later run can request their links again.
 
     Returns:
-        True; False if another run has merged the manifests of a remote folder meanwhile: nothing was removed.
+        False, and nothing is removed, if another run has merged the manifests of a remote folder meanwhile; else True.
     """
-    is_closed = all(find_last_closing_row(path).is_at_end for path in manifests)
+    is_closed = all(read_closing_rows(path).is_at_end for path in manifests)
     current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     candidates = _RemovalCandidates()
@@ -133,7 +133,7 @@ def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path)
     tables = open_temporary_database("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
     for row in read_rows([manifest]):
         tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))
-    images = (path for path in storage.walk() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
+    images = (path for path in storage.iter_file_paths() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
     found = [path for path in images if not tables.execute("SELECT 1 FROM paths WHERE path = ?", (path,)).fetchone()]
     tables.close()
     if found:

@@ -120,7 +120,7 @@ def _find_moved_images(
     A missing image was moved if a file that no row lists has the same bytes.
     """
     sizes = {image.size for image in missing_images.values()}
-    strays = {path for path in storage.walk() if storage.size(path) in sizes}
+    strays = {path for path in storage.iter_file_paths() if storage.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
     lie_at: dict[str | None, list[str]] = {}
     for path in sorted(strays):

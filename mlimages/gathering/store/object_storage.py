@@ -32,7 +32,10 @@ from mlimages.gathering.store.manifest import MANIFEST_NAME, ManifestWriter, is_
 logger = logging.getLogger(__name__)
 
 MAX_ROWS_PER_MANIFEST = 10_000
-"""Maximum rows of each manifest in a remote folder; a killed run loses at most this many rows, but no images."""
+"""Maximum rows of each manifest in a remote folder.
+
+A killed run loses the rows of its last manifest if that is not uploaded yet; their images already are.
+"""
 
 _MAX_CONCURRENT_UPLOADS = 16
 
@@ -103,7 +106,7 @@ class ObjectStorage(ImageStorage):
             self._remove_object(path)
         return aside if self.size(aside) is not None else None
 
-    def walk(self) -> Iterator[str]:
+    def iter_file_paths(self) -> Iterator[str]:
         query = "SELECT path FROM objects WHERE path NOT LIKE '.%' AND path NOT LIKE '%/.%' ORDER BY path"
         for (path,) in self._sizes.execute(query).fetchall():
             yield path

@@ -21,12 +21,12 @@ class OutputFolder:
     """The open output folder of a run.
 
     Attributes:
-        manifest: local path of the manifest of this run: `manifest.jsonl`, or with --shard that of the shard. All other
-            manifests are in the same folder. If the gathered folder is remote, this folder has local copies of its
-            manifests, and `writer` writes the new rows to `manifest-ID.jsonl` beside them.
+        manifest: path of `manifest.jsonl`, or with --shard of `manifest-00002-of-00008.jsonl`. Its folder contains all
+            manifests; if the gathered folder is remote, it is a local folder with copies of them.
         temp_folder: the local folder of unfinished images.
         storage: the stored images.
-        writer: appends rows to the manifest.
+        writer: writes the rows of this run: to `manifest`, or if the gathered folder is remote, to new files
+            `manifest-ID.jsonl` beside it.
     """
 
     manifest: Path

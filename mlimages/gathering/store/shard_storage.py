@@ -5,7 +5,7 @@
    recognized as a placeholder.
 3. A killed run may leave a truncated shard. mlimages reads it up to the last complete member. Since other programs need
    a valid tar file, the next run that stores an image removes the incomplete sample at its end and writes the
-   end-of-archive marker. A shard that has this marker, or unreadable data instead, is never changed.
+   end-of-archive marker. A shard with this marker, or with unreadable data in its place, is never changed.
 All images have the suffix .jpg, whatever their format: `datasets.load_dataset` requires the same suffixes for each key.
 """
 
@@ -115,8 +115,8 @@ class ShardStorage(ImageStorage):
             os.fsync(self._file.fileno())
             fsync_path(str(self._folder), os.fsync)
 
-    def walk(self) -> Iterator[str]:
-        """Yield nothing: users do not move images within a shard."""
+    def iter_file_paths(self) -> Iterator[str]:
+        """Yield nothing: images in shards are not files of their own, which the user might have moved."""
         yield from ()
 
     def close(self) -> None:

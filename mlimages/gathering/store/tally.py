@@ -13,7 +13,7 @@ from mlimages.gathering.store.shard_storage import strip_shard_name
 
 _MAX_LISTED_HOSTS = 10
 _NUM_HOSTS_TO_KEEP = 10_000
-"""Number of hosts with the most failed links that stay when there are more than twice as many, to limit memory."""
+"""If more than twice as many hosts have failed links, only this many, those with the most, are kept to limit memory."""
 
 
 class ResultTally:
