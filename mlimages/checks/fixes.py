@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 from itertools import chain, count
@@ -14,6 +15,8 @@ from mlimages.checks.rules import get_correct_suffix
 from mlimages.core import ImageError, InputError, atomic_write, is_member_path, is_remote
 from mlimages.images import identify
 
+logger = logging.getLogger(__name__)
+
 BROKEN_IMAGE_CODES = {Code.EMPTY, Code.NOT_AN_IMAGE, Code.TRUNCATED, Code.CORRUPT, Code.TOO_MANY_PIXELS}
 """Codes of the images that are moved to the quarantine folder."""
 
@@ -22,7 +25,8 @@ def plan_moves(report: CheckReport) -> list[Move]:
     """Plan to move broken files to `NAME_quarantine` beside the label file, and to correct wrong suffixes.
 
     Nothing is overwritten: if a target exists, `_2`, `_3` ... is appended. No file is moved twice, and files that an
-    earlier check moved to the quarantine stay there. Symbolic links are moved after the files.
+    earlier check moved to the quarantine stay there. A file to which a listed symbolic link leads is not renamed.
+    Symbolic links are moved after the files.
 
     Raises:
         InputError: a finding is about a remote image or an image in a shard, which cannot be moved.
@@ -34,15 +38,36 @@ def plan_moves(report: CheckReport) -> list[Move]:
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for finding in report.findings:
-        folder, name = os.path.split(os.path.abspath(finding.path))  # noqa: PTH100
-        source = os.path.join(os.path.realpath(folder), name)  # noqa: PTH118  # a link to the file itself is kept
+        source = _resolve_folder(finding.path)  # a link to the file itself is kept
         if source in moves or not (wanted := _choose_target_path(report, finding)):
             continue
         candidates = chain([wanted], (wanted.with_stem(f"{wanted.stem}_{number}") for number in count(2)))
         target = next(path for path in candidates if path not in taken and not os.path.lexists(path))
         taken.add(target)
         moves[source] = Move(finding.path, target, finding.code)
+    renamed = {source for source, move in moves.items() if move.code == Code.WRONG_SUFFIX}
+    for source in renamed & _find_link_targets(report) if renamed else ():
+        logger.warning("%s is not renamed, since another image is a link to it", moves.pop(source).source)
     return sorted(moves.values(), key=lambda move: move.source.is_symlink())
+
+
+def _resolve_folder(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path of a file or link, without symbolic links in the path of its folder."""
+    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
+
+
+def _find_link_targets(report: CheckReport) -> set[str]:
+    """Return the paths to which listed images that are symbolic links lead, also by way of other links."""
+    targets: set[str] = set()
+    for item in chain.from_iterable(report.files):
+        path = item.path
+        while path.is_symlink():
+            path = Path(_resolve_folder(path.parent / path.readlink()))
+            if str(path) in targets:
+                break
+            targets.add(str(path))
+    return targets
 
 
 def move_files(moves: list[Move]) -> None:

@@ -90,6 +90,25 @@ def test_relative_links_are_resolved_as_the_system_does_and_follow_a_file_that_i
     assert {move.target: move.target.read_bytes() for move in moves} == before
 
 
+@pytest.mark.parametrize("links", [{"c.jpg": "2.jpg"}, {"c.png": "2.jpg"}, {"c.jpg": "d.jpg", "d.jpg": "2.jpg"}])
+def test_a_file_to_which_another_image_is_a_link_is_not_renamed(
+    folder: Path, links: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, target in links.items():
+        (folder / "photos/b" / name).symlink_to(target)
+    names = ["2.jpg", *links]
+    write_label_file(folder / "some.txt", [LabeledPath(folder / "photos/b" / name, 0) for name in names], ["things"])
+    before = (folder / "photos/b/2.jpg").read_bytes()
+    report = check(folder / "some.txt")
+    moves = plan_moves(report)
+    move_files(moves)
+    listed = [item.path for item in LabelFile(write_results(report, moves)[0])]
+    assert len(listed) == len(names)
+    assert {path.read_bytes() for path in listed} == {before}
+    assert (folder / "photos/b/2.jpg").exists()
+    assert "2.jpg is not renamed" in caplog.text
+
+
 def test_nothing_is_moved_over_another_file(folder: Path) -> None:
     (folder / "photos/b/2.png").write_bytes(b"mine")
     (folder / "photos/b/2_2.png").symlink_to("nowhere")
