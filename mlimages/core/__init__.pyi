@@ -96,6 +96,7 @@ from .shards import iter_members as iter_members
 from .tables import format_count as format_count
 from .tables import format_table as format_table
 from .telemetry import disable_telemetry as disable_telemetry
+from .temporary_files import temporary_folder_beside as temporary_folder_beside
 from .terminal import escape_unprintable as escape_unprintable
 from .terminal import format_command as format_command
 from .terminal import format_examples as format_examples

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import stat
 import struct
 import tempfile
@@ -21,6 +20,7 @@ import platformdirs
 
 from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error, summarize_error
 from mlimages.core.shards import ShardMember, find_member
+from mlimages.core.temporary_files import make_temporary_path
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL | re.IGNORECASE)
 """Address in remote storage: scheme and rest. Only object stores are supported: a label file from elsewhere must not
@@ -41,8 +41,9 @@ after 25 attempts, which take 40 s."""
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: yield a temporary path beside `path`, and rename that file to `path` at the end.
 
-    On an error the temporary file is removed and `path` is unchanged. A file that is replaced keeps its permissions.
-    If `path` is an fsspec address, the temporary file is local, and is uploaded at the end.
+    On an error the temporary file is removed and `path` is unchanged; if the process is killed, the next command that
+    writes into the folder removes it. A file that is replaced keeps its permissions. If `path` is an fsspec address,
+    the temporary file is local, and is uploaded at the end.
 
     Raises:
         InputError: `path` is a folder.
@@ -57,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             upload(part, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
+    part = make_temporary_path(path)
     try:
         mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
         part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from mlimages.core import (
     check_seed,
     format_command,
     require_local_path,
+    temporary_folder_beside,
 )
 from mlimages.dataset.augment_summary import AugmentedSplit, AugmentSummary, Format
 from mlimages.dataset.training_data import multi_hot
@@ -288,8 +288,8 @@ def _open_output_folder(path: Path, format: Format, *, overwrite: bool) -> Itera
             advice = "move it, choose another name with -o, or replace the file with --force"
         raise InputError(f"{path} already exists: {advice}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name[:50]}.", suffix=".part", dir=path.parent) as temporary:
-        folder = Path(temporary) / "output"
+    with temporary_folder_beside(path) as temporary:
+        folder = temporary / "output"
         folder.mkdir()
         yield folder
         if format == "npz":

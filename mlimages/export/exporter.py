@@ -25,6 +25,7 @@ from mlimages.core import (
     is_unchanged_output,
     pluralize,
     require_writable,
+    temporary_folder_beside,
     wilson_interval,
     write_output,
 )
@@ -185,7 +186,7 @@ def export_network(
 
     if not is_remote(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=None if is_remote(out) else out.parent, prefix=".export.") as folder:
+    with tempfile.TemporaryDirectory() if is_remote(out) else temporary_folder_beside(out) as folder:
         path = Path(folder, out.name)
         try:
             bundle = write_and_check_bundle(path, options.resize_implementation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
@@ -12,6 +13,7 @@ from mlimages.core import (
     BrokenImage,
     Prediction,
     as_path,
+    atomic_write,
     is_remote,
     read_file,
     refresh_remote_listings,
@@ -111,11 +113,10 @@ def _copy_without_overwriting(source: Path, target: Path) -> None:
     """Copy a file to `target`, or to `NAME-2`, `NAME-3` ... if other files, folders or links have these names."""
     data = read_file(source)
     for number in count(2):
-        try:
-            with target.open("xb") as file:  # fails for a link, too, whose target would be written
-                file.write(data)
+        if not os.path.lexists(target):
+            with atomic_write(target) as part:
+                part.write_bytes(data)
             return
-        except FileExistsError:
-            if not target.is_symlink() and target.is_file() and target.read_bytes() == data:
-                return
+        if not target.is_symlink() and target.is_file() and target.read_bytes() == data:
+            return
         target = target.with_name(f"{source.stem}-{number}{source.suffix}")

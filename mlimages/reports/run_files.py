@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -81,13 +80,6 @@ class RunFiles:
                 f"{self.classes} is missing or damaged: write a class name per line, in the order of the logits, or "
                 "train again"
             ) from error
-
-    def remove_temporary_files(self) -> None:
-        """Remove the temporary files that a killed process left behind; call it only while the folder is locked."""
-        for part in self.folder.glob(".*.part"):
-            part.unlink()
-        for folder in self.folder.glob(".export.*"):
-            shutil.rmtree(folder)
 
     @property
     def output_files(self) -> tuple[Path, ...]:

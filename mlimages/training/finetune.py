@@ -176,14 +176,12 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
             "restore them, or choose another output folder with -o"
         )
     if distributed.is_main_process():
-        job.files.remove_temporary_files()
         write_metrics(job.files, state.history)  # the run may have been killed before writing them
 
 
 def _make_initial_state(job: TrainingJob) -> TrainingState:
     """Return the state before the first epoch; if the network is pretrained, fit its closed-form head first."""
     if distributed.is_main_process():
-        job.files.remove_temporary_files()
         write_skipped_images(job.files.folder, job.broken_images)
     objective, is_single = job.objective, job.train_set.labels.ndim == 1
     if not job.model.pretrained:

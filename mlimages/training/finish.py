@@ -175,7 +175,6 @@ def complete_finished_run(
         require_unedited_files(files, overwrite=overwrite)
         with files.lock():
             if not files.onnx.exists():
-                files.remove_temporary_files()  # of an export that was killed
                 export_run(files.folder, files.onnx, network=network, overwrite=overwrite, progress=progress)
             elif bundle := read_exported_bundle(files):
                 write_model_card(bundle)  # the run may have been killed before

@@ -23,6 +23,7 @@ from mlimages.core import (
     list_written_files,
     record_settings,
     write_output,
+    write_text,
 )
 
 
@@ -140,3 +141,33 @@ def test_recorded_settings_are_not_listed_as_a_file(name: str, tmp_path: Path) -
         part.write_text("")
     record_settings(tmp_path / name, "--split 0.8,0.2  --seed 1")
     assert list_written_files(tmp_path) == {name}
+
+
+WRITES_FOR_EVER = """
+import sys, time
+from pathlib import Path
+from mlimages.core import atomic_write, temporary_folder_beside
+with atomic_write(Path("report.html")) as part, temporary_folder_beside(Path("report.html")) as folder:
+    (folder / "model.onnx").touch()
+    print(part.name, folder.name, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_the_next_write_removes_what_killed_processes_left_but_nothing_of_a_person_or_of_a_running_process(
+    tmp_path: Path,
+) -> None:
+    theirs = {".report.html.0123456789abcdef.part", ".export.abcdefgh", ".notes.part"}
+    for name in theirs:
+        (tmp_path / name).write_text("a person's work")
+    words = [sys.executable, "-c", WRITES_FOR_EVER]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as killed:
+        killed_names = killed.stdout.readline().split() if killed.stdout else []
+        killed.kill()
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+        running_names = running.stdout.readline().split() if running.stdout else []
+        assert {path.name for path in tmp_path.iterdir()} == {*theirs, *running_names}
+        write_text(tmp_path / "other.txt", "")
+        assert {path.name for path in tmp_path.iterdir()} == {*theirs, *running_names, "other.txt"}
+        running.kill()
+    assert len(killed_names) == 2

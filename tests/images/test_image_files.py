@@ -1,5 +1,7 @@
 """Which files of a folder are images, and where the images of each class are copied to."""
 
+import re
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,3 +99,20 @@ def test_what_has_the_name_of_a_copy_is_left_alone_be_it_a_link_or_a_folder(tmp_
     }  # fmt: skip
     assert not (tmp_path / "elsewhere.jpg").exists()
     assert (out / "a.jpg").is_symlink()
+
+
+def test_a_copy_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing_so_that_it_can_be_repeated(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(30_000))
+    results, target = [of(tmp_path / "a.jpg", 0)], tmp_path / "out/cats/a.jpg"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=re.escape(str(target))):
+            list(copy_by_class(results, tmp_path / "out", class_names=NAMES))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(target.parent.iterdir()) == []
+    list(copy_by_class(results, tmp_path / "out", class_names=NAMES))
+    assert list(target.parent.iterdir()) == [target]
