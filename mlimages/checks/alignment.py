@@ -1,11 +1,12 @@
 """Align two thumbnails, one of which may be a crop of the other, and compute their correlation.
 
 1. Contrast normalization: each pixel minus the local mean, divided by the local standard deviation. The result hardly
-   changes with brightness, contrast and colour, gradients and half-transparent text.
+   changes with brightness, contrast, colour, gradual shading and half-transparent text.
 2. Placement: one thumbnail, in each of the eight orientations, is matched to the other at several scales and every
    position, at half size.
-3. Refinement: the best placement is improved by an affine transform (Gauss-Newton with the mean of both gradients:
-   Benhimane and Malis, IROS 2004). The result is the correlation of the normalized thumbnails.
+3. Refinement: starting from the best placement, an affine transform is fitted by Gauss-Newton, with the mean of the
+   image gradients of both thumbnails (Benhimane and Malis, IROS 2004). The result is the correlation of the normalized
+   thumbnails.
 """
 
 from __future__ import annotations
@@ -122,9 +123,10 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the images interpolated at `positions` `(n, 3, M)`, in the shape of `images`, and a mask `(n, M)`.
+    """Return the images interpolated at `positions`, in the shape of `images`, and a mask `(n, M)`.
 
-    The mask is 1 for a position inside the image, 0 for one outside.
+    `positions` `(n, 3, M)` are homogeneous coordinates (x, y, 1). The mask is 1 for a position inside the image, 0 for
+    one outside.
     """
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
@@ -184,4 +186,4 @@ _HALVING = _make_resize_matrix(THUMBNAIL_PX, COARSE_PX)
 _BOX, _COARSE_BOX = _make_box_filter(THUMBNAIL_PX, RADIUS_PX), _make_box_filter(COARSE_PX, COARSE_RADIUS_PX)
 _AXIS = (np.arange(THUMBNAIL_PX) + 0.5) * 2 / THUMBNAIL_PX - 1
 _GRID = np.stack([*np.meshgrid(_AXIS, _AXIS), np.ones([THUMBNAIL_PX] * 2)]).reshape(3, -1).astype(np.float32)
-"""The coordinates x, y and 1 of all pixels: `(3, M)`."""
+"""Homogeneous coordinates (x, y, 1) of all pixels: `(3, M)`."""

@@ -25,9 +25,11 @@ CREATE TABLE IF NOT EXISTS images (id INTEGER PRIMARY KEY, digest BLOB UNIQUE, f
 CREATE TABLE IF NOT EXISTS links (key BLOB PRIMARY KEY, found BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp BLOB, image INTEGER) WITHOUT ROWID;
 """
-"""SQL statements that create the tables: `images` (measurements by SHA-256), `links` (duplicate pairs) and `files`
-(path, fingerprint and id in `images`). The ids are in the order of the first check, so that a later check reads the
-database sequentially."""
+"""SQL statements that create the tables: `images` (measurements by SHA-256), `files` (path, fingerprint and id in
+`images`) and `links` (the duplicate pairs of a check, by a hash of its images and thresholds).
+
+The ids number the images in the order in which they were first checked. A later check in the same order therefore
+reads the database sequentially."""
 
 
 @dataclass(frozen=True, slots=True)

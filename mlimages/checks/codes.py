@@ -141,7 +141,13 @@ class Thresholds:
             "images are exempt."
         ),
     ] = 0.8
-    placeholder_copies: Annotated[int, Option("placeholder: at least this many images are byte-identical.", min=2)] = 5
+    placeholder_copies: Annotated[
+        int,
+        Option(
+            "placeholder: at least this many images are byte-identical, even if placeholder_share does not apply.",
+            min=2,
+        ),
+    ] = 5
     near_bits: Annotated[
         int,
         _hash_bits(

@@ -29,13 +29,14 @@ MAX_EXACT_IMAGES = 100_000
 """Maximum number of images for an exact search, whose time grows with the square of this number."""
 
 EMBED_BATCH_SIZE, COMPARE_BATCH_SIZE = 256, 1024
-"""Number of images whose features are computed at a time, and number of rows of a matrix product."""
+"""Number of images whose features are computed at a time, and number of images whose features are compared at a time
+with those of as many others."""
 
 ALIGN_BATCH_SIZE = 32
 """Pairs aligned at a time; their arrays fit the processor's cache."""
 
 THUMBNAIL_PROPERTY = ImageProperty(THUMBNAIL_PX, resize="squash", gray_scale=True)
-"""How the thumbnails to align are made: 64 x 64 pixels, grayscale, without keeping the aspect ratio."""
+"""Size and colour of the thumbnails to align: 64 x 64 pixels, grayscale, without keeping the aspect ratio."""
 
 Features = NDArray[np.floating]
 
@@ -51,7 +52,7 @@ class AlignedPair(NamedTuple):
 def find_pairs_by_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[AlignedPair]:
     """Return the pairs of near-duplicates, as indices in `paths`.
 
-    Features are kept in memory as float16, and thumbnails in a temporary file of 4 KiB for each image.
+    Features are kept in memory as float16, and the thumbnails of all images, 4 KiB each, in one temporary file.
 
     Args:
         paths: paths of the images.

@@ -154,8 +154,8 @@ def find_near_duplicate_pairs(
         max_bits: maximum number of bits in which two hashes differ.
         max_rotated_bits: maximum number of different bits if one image is mirrored or rotated.
         min_correlation_per_image: minimum correlation of each image `(N,)`; for a pair, the higher value applies.
-        min_crop_correlation: minimum correlation after alignment. A pair whose minimum correlation from
-            `min_correlation_per_image` is at least as high is not aligned.
+        min_crop_correlation: minimum correlation after alignment. A pair is aligned only if its minimum in
+            `min_correlation_per_image` is lower than this.
         find_groups: function that returns the current group of each image `(n,)` at some indices; pairs within a group
             are skipped, so that a long series of frames is not compared pair by pair.
     """

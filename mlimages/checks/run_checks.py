@@ -70,8 +70,8 @@ def check(
     one that was interrupted, decodes only new and changed images. Remote images are read again to compare their bytes.
 
     Args:
-        label_files: one or more label files, or folders with one subfolder per class; an image in more than one of
-            them, or in two splits of one, is a leak.
+        label_files: one or more label files, or folders with one subfolder per class. An image that is in two of these
+            files or folders is a leak, and so is one that is in two splits, such as train and val, of the same one.
         thresholds: thresholds of the errors and warnings.
         workers: number of threads that examine images; by default one per CPU core, and at least 16 if the images are
             remote.

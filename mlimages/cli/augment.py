@@ -52,9 +52,9 @@ def augment(
 ) -> None:
     """Rotate and mirror images; write arrays or a folder.
 
-    Each image is written unchanged and rotated by each angle; with --flip, each of these copies is also mirrored. With
-    --split, the images are split first and only the training set is augmented, so that it contains no copies of
-    validation or test images.
+    For each image, the output has one copy without rotation and one for each angle; with --flip, also a mirrored
+    version of each copy. With --split, the images are split first and only the training set is augmented, so that it
+    contains no copies of validation or test images.
 
     The format npz is one file for numpy.load with the arrays x_train (uint8, images x height x width x 3), y_train
     (int64; for a multi-label file float32, images x classes), x_val, y_val and class_names; without --split, the arrays

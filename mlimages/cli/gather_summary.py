@@ -24,7 +24,8 @@ _UNFINISHED_ADVICE = {
     Reason.PRIVATE_ADDRESS: "the address is private; add --allow-private",
     Reason.UNKNOWN_HOST: "the host name does not exist; correct the link",
 }
-"""Advice by reason for unfinished links (which the same command requests again) that would only fail again."""
+"""Advice by reason of failure for unfinished links. The same command requests these links again, but without following
+the advice they would fail again."""
 _RERUN_ADVICE = "run the same command again"
 NO_LINKS_MESSAGE = "the source has no links"
 """Message if no image was gathered because there is no link."""

@@ -38,7 +38,8 @@ def show(
     layer: str = typer.Option(
         None,
         metavar="NAME",
-        help="Draw the feature maps of this layer for IMAGE. If it is the first convolution, also draw its filters.",
+        help="Draw the feature maps of this layer for IMAGE. If it is a convolution with 1 or 3 input channels, as the "
+        "first one is, also draw its filters.",
     ),
     out: Path = typer.Option(Path("sheet.png"), "-o", "--out", help="Output file: .png or .html."),
     per_class: int = typer.Option(8, min=1, help="Maximum number of images per class; a sheet has at most 600 images."),
@@ -54,8 +55,8 @@ def show(
     The sheet shows a random sample of each class, resized and cropped as for training, and the error codes of corrupt
     images.
 
-    With --layer, it shows the feature maps of that layer for IMAGE; for a convolution with one or three input channels,
-    such as the first one, it also shows the filters. The image is resized and cropped as the network requires.
+    With --layer, it shows the feature maps of that layer for IMAGE. The image is resized and cropped as the network
+    requires.
 
     Example: mlimages show labels.txt --size 227 --per-class 10 -o sheet.html
     Example: mlimages show runs/first cat.jpg --layer conv1 -o maps.png

@@ -29,7 +29,8 @@ class Layer:
         multiply_adds: number of multiply-adds for one image.
         arithmetic: formula of the output width, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`, or for a linear layer the
             number of inputs and outputs; "" for other layers.
-        even: whether the output width is a whole number before rounding.
+        even: whether the result of `arithmetic` is a whole number, so that the output width is not rounded; True for
+            layers without a formula.
         lost_px: number of columns at the right edge that no window covers because the width is rounded down.
     """
 

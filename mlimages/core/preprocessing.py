@@ -147,10 +147,10 @@ class Normalization:
     Attributes:
         scale: divisor of the pixels (255 gives 0..1).
         mean, std: one value for all channels, or three in the order RGB, in units of `pixels / scale`.
-        mean_image: name of the .npy file with the mean image of a run or an exported file, float32 `(C, H, W)` in
-            0..255. It is subtracted before the division by `scale`, and `mean` is not used. Empty means that there is
-            no mean image. The file is not read: pass a mean image as `TrainingData(mean_image=)` or
-            `FineTuneConfig(mean=)`.
+        mean_image: name of the .npy file with the mean image, float32 `(C, H, W)` in 0..255, that is subtracted before
+            the division by `scale`, instead of `mean`; "" if there is none. `fine_tune` sets this to the file that it
+            writes into the run folder. The name alone does not load a file: to use a mean image, pass it as
+            `TrainingData(mean_image=)` or `FineTuneConfig(mean=)`.
         bgr: whether the network's channel order is blue, green, red, as in Caffe.
 
     Raises:
@@ -184,10 +184,10 @@ class Normalization:
         check_bool(bgr=self.bgr)
 
     def check_mean_image(self, mean_image: object) -> None:
-        """Check that the mean image is passed, as an array, if `mean_image` names one.
+        """Check that the argument, an array, is not None if `self.mean_image` names a file.
 
         Raises:
-            InputError: `mean_image` names a file, but the array is None.
+            InputError: `self.mean_image` names a file, but the argument is None.
         """
         if self.mean_image and mean_image is None:
             raise InputError(

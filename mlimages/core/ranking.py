@@ -122,7 +122,9 @@ def mean_ap_difference(
 
 
 def find_f1_thresholds(probabilities: Probabilities, targets: Targets) -> tuple[float, ...]:
-    """Return the threshold of each class with the best F1: the minimum probability to predict the class.
+    """Return, for each class, the threshold at which the F1 of the class is highest.
+
+    A class is predicted for an image if its probability is at least the threshold.
 
     A threshold is the midpoint between two neighbouring probabilities, or between the lowest probability and 0; it is
     0.5 for a class without a positive image.

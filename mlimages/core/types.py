@@ -112,7 +112,7 @@ class GatherSummary:
         removed: number of images deleted by hand since they were gathered; not part of `ok`.
         open: number of unfinished links: the `failed` ones that the same command requests again, because the network or
             the host failed.
-        fetched: number of links that this run finished.
+        fetched: number of links that this run tried, whether or not they yielded an image.
         reasons: number of failed links by reason, most frequent first.
         classes: number of stored images by class.
         hosts: number of failed links by host, in descending order; only the hosts with the most failed links.

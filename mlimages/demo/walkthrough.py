@@ -22,7 +22,7 @@ from mlimages.training import FineTuneConfig, FineTuneResult, fine_tune
 SEEDS = range(5)
 IMAGES_PER_CLASS = (1, 3, 10, 30)
 EXAMPLE_IMAGES_PER_CLASS = 10
-"""Number of images per class of the runs whose commands are shown, with the first of `SEEDS`."""
+"""The commands are shown only for the runs with this number of images per class and the first of `SEEDS`."""
 METHODS = {"transfer": ("runs/old/best.safetensors", "conv2"), "scratch": ("none", "none")}
 """Values of the options --weights and --freeze for each training method."""
 PRETRAINING_EPOCHS, EPOCHS = 12, 40

@@ -64,7 +64,7 @@ class ResultTally:
 
         Args:
             out: the gathered folder.
-            num_fetched: number of links that the run finished.
+            num_fetched: number of links that the run tried, whether or not they yielded an image.
             seconds: duration of the run.
         """
         return GatherSummary(
