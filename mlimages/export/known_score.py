@@ -69,14 +69,15 @@ class KnownScore(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class KnownOutput:
-    """The output `known` of an exported file, and the prediction-set thresholds that are exported with it.
+    """What is exported for out-of-distribution detection and prediction sets: the output `known`, and thresholds.
 
     Attributes:
         score: computes `known` from the input of the network's head. If this input is a feature map `(N, D, H, W)`, it
             is first averaged over H and W.
         head_name: name of the head in `network.named_modules()`.
         calibration: how the threshold of the score was calibrated.
-        prediction_sets: thresholds of the prediction sets; they do not depend on `known`.
+        prediction_sets: thresholds of the prediction sets. The metadata of the file contain them; they have nothing to
+            do with the output `known`.
     """
 
     score: KnownScore

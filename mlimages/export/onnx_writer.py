@@ -186,7 +186,7 @@ def write_onnx(
     decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
-    """Write the network to `path`, as yet without metadata and without comparing the file with the network.
+    """Write the network to `path`, without metadata; the outputs of the file are not compared with the network's.
 
     Args:
         trained_network: the network.
@@ -196,7 +196,7 @@ def write_onnx(
         provenance: origin and evaluation of the network.
 
     Returns:
-        The metadata, which the caller adds to the file with `OnnxBundle.write`, and a function that computes the logits
+        The metadata, which the caller adds to the file with `OnnxBundle.write`; and a function that computes the logits
         of the file.
     """
     decision_parameters = decision_parameters or DecisionParameters()

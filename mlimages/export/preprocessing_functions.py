@@ -3,9 +3,13 @@
 Images are uint8 `(N, H, W, C)`, sizes and positions int64 vectors `(height, width)`. For the resize, an image is
 converted to `planes`, floats `(N, C, H, W)` from 0 to 255.
 
-The steps are: convert the channels; choose the region of the image to resize, and its size after the resize, like
-`images.compute_resized_size` (the functions named `..._region_and_size`); resize the region; cut it to the size of the
-crop.
+`compose_preprocessing` combines one function per step:
+
+1. Convert the channels.
+2. Return the region of the image to resize, and its size after the resize, like `images.compute_resized_size`. There is
+   a function `_get_..._region_and_size` for each resize method.
+3. Resize the region.
+4. Crop or pad it to the size of the network's input.
 """
 
 from __future__ import annotations
@@ -70,7 +74,7 @@ def _convert_to_gray(image):
 
 
 def _make_shorter_side_function(shorter_px: int) -> OnnxFunction:
-    """Return the `..._region_and_size` function of the resize method `shorter`."""
+    """Return the function that returns the region to resize and its new size, for the resize method `shorter`."""
 
     @onnx_function
     def get_shorter_side_region_and_size(image, _crop_size):
@@ -189,7 +193,8 @@ def _skip_resize(image, _target_size):
 def _resizes_height_first(image, target_size):
     """Return whether Pillow resizes the height before the width (ImagingResampleInner in libImaging/Resample.c).
 
-    It does if the height shrinks, and the width grows or shrinks by less than half as many pixels.
+    It does if the height shrinks, and by more than twice as many pixels as the width. A width that grows counts as a
+    negative number of pixels.
     """
     shrink = op.Shape(image, start=1, end=3) - target_size
     height = op.Gather(shrink, 0)
@@ -292,18 +297,20 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return the triangle kernel at distance / (2 * larger_width), times 2 * larger_width.
+    """Return the triangle kernel max(1 - x, 0) at x = distance / (2 * larger_width), times 2 * larger_width.
 
-    `larger_width` is the larger of the widths before and after the resize; the comment above explains the unit.
+    `larger_width` is the larger of the widths before and after the resize. The factors make distance and weight
+    integers.
     """
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return Keys' cubic kernel with a = -0.5 at distance / (2 * larger_width), times 2^13.
+    """Return Keys' cubic kernel with a = -0.5 at x = distance / (2 * larger_width), times 2^13.
 
-    `larger_width` is the larger of the widths before and after the resize; the comment above explains the unit.
+    `larger_width` is the larger of the widths before and after the resize. The factors make distance and weight
+    integers.
     """
     u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384

@@ -72,9 +72,9 @@ def quantize(
     channel, activations per tensor with static ranges. The preprocessing, the last layer, the softmax and its
     temperature are not quantized.
 
-    The accuracy and the calibration error measured here are stored in the written file. The thresholds of prediction
-    sets, and the share of images that count as in-distribution (output `known`), are measured on the images that were
-    not used to train the model. If there are fewer than 19, the file keeps these values of the original.
+    The written file contains the accuracy and the calibration error measured here. Two more values are measured only on
+    images outside the model's training set: the thresholds of prediction sets, and the share of images that count as
+    in-distribution (output `known`). If there are fewer than 19 such images, these two are copied from the original.
 
     Args:
         bundle: an exported file.

@@ -19,7 +19,8 @@ class VariantTrial:
         images_per_s: images per second of CPU time on one core, including preprocessing, without decoding.
         size_bytes: size of the .onnx file.
         calibration_error: expected calibration error (0..1) of the probabilities.
-        known_share: share of images (0..1) that are not predicted as unknown.
+        known_share: share of images (0..1) that are not predicted as "unknown": their highest probability is at least
+            the file's threshold, and their output `known`, if the file has it, at least 0.5.
     """
 
     name: str
@@ -50,13 +51,14 @@ class Quantization:
         written_trial: the variant that was written; None if no variant is fast and accurate enough.
         rejection_reasons: why each variant in `trials[1:]` was rejected; "" if it was accepted.
         score_name: the metric in `VariantTrial.accuracy`: "accuracy", or "mAP" for a multi-label model.
-        num_in_splits: how many of the `num_images` images are in the training set of the model's run, and how many in
-            its validation set; None if unknown: the model file is not in a run folder, which lists both sets, or images
-            of the run do not exist where its label files list them.
+        num_in_splits: how many of the `num_images` images are in the model's training set, and how many in its
+            validation set. None if unknown: the model file is not in the run folder of its training, which lists both
+            sets, or listed images were moved and cannot be recognized.
         keeps_thresholds: whether the written file keeps the original's thresholds of prediction sets and calibration of
-            `known`. To measure them again, at least 19 images that were not used for training are required.
-        num_missing_run_images: number of images of the run that do not exist where its label files list them.
-        num_held_out: number of images that were not found in the training set.
+            `known`. To measure them again, at least 19 images outside the model's training set are required.
+        num_missing_run_images: number of images in the run folder's train.txt and val.txt that do not exist.
+        num_held_out: how many of the `num_images` images are not listed in the run folder's train.txt; all of them if
+            the model file is not in a run folder.
     """
 
     trials: tuple[VariantTrial, ...]

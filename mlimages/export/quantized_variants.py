@@ -100,7 +100,8 @@ def write_variants(
 def select_nodes_to_exclude(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes that are not quantized, given a model without preprocessing.
 
-    These are the last layer with weights, and all nodes that do not compute its input, such as the softmax.
+    Only the nodes that lead from the model's input to the last layer with weights are quantized. All others are not:
+    that layer itself, and nodes such as the softmax.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
     layer = next(

@@ -55,9 +55,12 @@ def write_model(model: onnx.ModelProto, weights_path: Path, path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _SerializedInitializer:
-    """An initializer to write: the serialized bytes before its values, and where the values are in the weights file.
+    """A weight tensor (initializer) to write: `header`, and then its values, which are copied from the weights file.
 
-    `header` is the whole serialized initializer if its values are not external; `num_value_bytes` is then 0.
+    Attributes:
+        header: the serialized tensor up to its values; the whole tensor if its values are not in the weights file.
+        values_offset: where the values begin in the weights file, in bytes.
+        num_value_bytes: size of the values in the weights file; 0 if they are in `header`.
     """
 
     header: bytes

@@ -41,7 +41,8 @@ class Architecture(ABC):
     def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
         """Return a randomly initialized network on torch's default device.
 
-        `weights` (`default`, `none` or a file) only selects options of the architecture; no weights are loaded.
+        The caller loads the weights. `weights` (`default`, `none` or a file) matters for networks that are built in
+        another way for pretrained weights, such as torchvision's inception_v3 with `transform_input=True`.
         """
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:

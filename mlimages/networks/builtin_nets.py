@@ -123,7 +123,7 @@ def _make_alexnet(num_classes: int, channels: int, *, groups: int, lrn_alpha: fl
 
 
 def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
-    """AlexNet of 2012 without channel groups."""
+    """AlexNet as in Krizhevsky et al. 2012, but without its two channel groups."""
     # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
     return _make_alexnet(num_classes, channels, groups=1, lrn_alpha=5e-4, lrn_k=2.0)
 
@@ -140,7 +140,10 @@ def _make_preprocessing(size_px: int, normalization: Normalization | None = None
 
 _IMAGENET_NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406))
 _CAFFE_NORMALIZATION = Normalization(scale=1.0, mean=(122.67891434, 116.66876762, 104.00698793), bgr=True)
-"""As in Caffe: BGR input minus the channel means of ilsvrc_2012_mean.npy, which `mean` lists in RGB order."""
+"""As in Caffe: the channel means of ilsvrc_2012_mean.npy are subtracted, and the network's input is BGR.
+
+The values of `mean` are in RGB order.
+"""
 
 BUILTIN_NETS = {
     "alex": BuiltinNet(_make_alex, _make_preprocessing(227, _IMAGENET_NORMALIZATION, shorter_px=256)),

@@ -14,8 +14,8 @@ from mlimages.core import ModelError
 from mlimages.networks.models import Model
 from mlimages.networks.weights import is_in_modules
 
-MIN_CUT_POINTS = 5
-"""The largest stage of a network is divided until there are at least this many stages, or none can be divided."""
+MIN_STAGES = 5
+"""Minimum number of stages into which a network is divided, if it has enough modules; it can be cut after each."""
 
 _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
@@ -146,7 +146,7 @@ def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
 
 
 def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
-    """Return a sort key for a name and path such as `features.10`: layers in `features` first, then by index."""
+    """Return a key that sorts pairs by module path, `features` first: `features.2`, `features.10`, `classifier.1`."""
     container, _, index = name_and_path[1].rpartition(".")
     return ("" if container == "features" else container), int(index)
 
@@ -154,10 +154,10 @@ def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
 def _find_stages(model: Model) -> list[str]:
     """Return the paths of the modules with parameters, except the head and normalization layers.
 
-    The largest module is replaced by its children until there are MIN_CUT_POINTS modules, or none can be divided.
+    The largest module is replaced by its children until there are MIN_STAGES modules, or none can be divided.
     """
     paths = _list_child_paths(model.network, "")
-    while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_CUT_POINTS:
+    while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_STAGES:
         modules = {path: model.network.get_submodule(path) for path in paths}
         divisible = [path for path, module in modules.items() if len(_list_child_paths(module, path)) > 1]
         if not divisible:
@@ -193,7 +193,8 @@ def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
     """Run the network; return its leaf modules in order of execution, and the number of input channels by path.
 
-    The second value contains only modules with parameters that get twice as many rows for two images as for one.
+    The second value contains only modules with parameters whose input grows with the batch. Other inputs, such as a
+    table of positions, do not depend on the images.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

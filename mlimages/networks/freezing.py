@@ -198,8 +198,8 @@ def is_stochastic(module: nn.Module) -> bool:
 def trace(network: nn.Module) -> fx.Graph | None:
     """Return the graph of a network in eval mode, with nodes in order of execution; None if it cannot be traced.
 
-    A copy that shares the tensors is traced, so that the forward pass cannot change attributes of `network`. Only
-    constants that the forward pass creates are added to `network` as attributes, since the graph refers to them.
+    A copy that shares the tensors is traced, so that the forward pass cannot change attributes of `network`. The only
+    change to `network`: the graph's constants are added as attributes (`_tensor_constant0` ...).
     """
     traced, base = copy_with_shared_tensors(network).eval(), type(network)
     # Arguments other than the images keep their defaults, such as `mask=None`, instead of becoming placeholders.

@@ -49,14 +49,14 @@ def find_lower_layers_head(network: nn.Module) -> LowerLayersHead | None:
 def add_lower_layers_head(model: Model) -> Model | None:
     """Return the model with a second linear head on the outputs of its lower layers, averaged over positions.
 
-    The lower layers are those before each cut point (`find_cut_points`) but the last, which is the input of the first
-    head. The logits of both heads are added. The new model shares layers and tensors with `model`; its state dict has
-    one more tensor, `depths.weight` `(classes, D)` for D features. Based on Head2Toe (U. Evci et al., ICML 2022,
-    arXiv 2201.03529).
+    The second head gets the layer outputs at all cut points (`find_cut_points`) except the last one, which is the input
+    of the existing head. The logits of both heads are added. The new model shares layers and tensors with
+    `model`; its state dict has one more tensor, `depths.weight` `(classes, D)` for D features. Based on Head2Toe
+    (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
-        The new model; None if the network cannot be traced, already has a module `depths`, or has only the last cut
-        point.
+        The new model; None if the network cannot be traced, already has a module `depths`, or has no cut point except
+        the one before the existing head.
 
     Examples:
         >>> import torch

@@ -181,12 +181,14 @@ def wrap_network(network: nn.Module, preprocessing: Preprocessing, *, num_classe
 def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple[str, str]:
     """Return `weights` and `freeze`, with automatic values replaced by those for this network.
 
-    If the network has no pretrained weights, `weights="default"` becomes `none`. Then, `freeze="auto"` becomes `none`
-    if `weights` is `none`, and `head` otherwise. Other values are returned unchanged.
+    - `weights="default"` becomes `none` if the network has no pretrained weights.
+    - `freeze="auto"` becomes `head` or, if the network has no pretrained weights and no weights file is given, `none`.
+
+    Other values are returned unchanged.
 
     Raises:
-        ModelError: there is no such network; or it has pretrained weights, but the arguments are `weights="none"` and
-            `freeze="auto"`.
+        ModelError: there is no such network; or it has pretrained weights, but `weights="none"` is combined with
+            `freeze="auto"`, which would freeze random weights.
 
     Examples:
         >>> from mlimages.networks import resolve_weights_and_freeze
@@ -304,15 +306,18 @@ def _build_with_weights(
         state_dict = rename_tensors_by_order(network, state_dict, heads=heads, weights_name=weights_name)
     is_complete = load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     if not is_complete:
-        is_complete = all(_reset_parameters(network.get_submodule(head)) for head in heads)
+        is_complete = all(_initialize_on_cpu(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         network = architecture.build(num_classes, image_property, weights)  # for tensors that are not in the file
         load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     return network
 
 
-def _reset_parameters(layer: nn.Module) -> bool:
-    """Move a layer from the meta device to the CPU and initialize it; return False if it has no `reset_parameters`."""
+def _initialize_on_cpu(layer: nn.Module) -> bool:
+    """Move a layer from the meta device to the CPU and initialize its parameters.
+
+    Return whether this was possible: if the layer has no `reset_parameters`, it is moved, but not initialized.
+    """
     layer.to_empty(device="cpu")
     if not hasattr(layer, "reset_parameters"):
         return False

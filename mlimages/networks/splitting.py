@@ -121,8 +121,8 @@ def _partition_nodes(
 ) -> tuple[set[fx.Node], list[fx.Node]]:
     """Return the nodes of the upper part, and the nodes of the lower part whose outputs are the features.
 
-    Features depend on the images and have one row per image. Other values of the lower part that the upper part needs,
-    such as sizes, constants and attention windows, are computed again there, so that their nodes are in both parts.
+    Features depend on the images and have one row per image. The upper part also needs other values of the lower part,
+    such as sizes, constants and attention windows. It computes these itself: their nodes are in both parts.
     """
     image_dependent: set[fx.Node] = set()
     for node in graph.nodes:

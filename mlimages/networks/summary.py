@@ -116,7 +116,7 @@ def summarize(
     return NetworkSummary(
         title=title,
         input=input_shape,
-        layers=tuple(recorder.summarize_layer(path, flops.get(path, 0) // 4) for path in recorder.find_leaf_modules()),
+        layers=tuple(recorder.summarize_layer(path, flops.get(path, 0) // 4) for path in recorder.find_layers()),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
@@ -139,8 +139,8 @@ class _ModuleCall:
 
     Attributes:
         input_shape, output_shape: shapes of its input and output.
-        previous_feature_map_shape: shape `(C, H, W)` of the last feature map that a module returned before this call
-            ended; () if there was none.
+        previous_feature_map_shape: shape `(C, H, W)` of the last feature map that any module returned before this
+            module returned: for a linear layer after flattening, the map that was flattened. () if there was none.
     """
 
     input_shape: Shape
@@ -166,11 +166,11 @@ class _CallRecorder:
         """Name of the innermost module that is running, or that has failed; "" for the network itself."""
         return self._running[-1] if self._running else ""
 
-    def find_leaf_modules(self) -> list[str]:
-        """Return the paths of the called modules that are layers, in the order of the calls.
+    def find_layers(self) -> list[str]:
+        """Return the paths of the called modules that the summary lists as layers, in the order of the calls.
 
-        These are the modules without a called submodule, and those that consist of several modules (see
-        `_find_composite_layers`), whose submodules are not listed.
+        These are the modules without a called submodule, and those of `_find_composite_layers`, whose submodules are
+        not listed.
         """
         parents = {parent for path in self.calls for parent in _list_parents(path)}
         composite = self._find_composite_layers()
@@ -178,10 +178,10 @@ class _CallRecorder:
         return [path for path in layers if composite.isdisjoint(_list_parents(path))]
 
     def _find_composite_layers(self) -> set[str]:
-        """Return the paths of the called modules to which the parameters of other modules or their own belong.
+        """Return the paths of the called modules that are a single layer, even if they have submodules.
 
-        Such a module has parameters but its submodules have none, as a batch norm with an activation; or it uses the
-        parameters of a submodule without calling it, as an attention layer does.
+        Either the module has parameters and its submodules have none, like a batch norm with an activation; or the
+        module uses the parameters of a submodule without calling it, like an attention layer.
         """
         found = set()
         for path, module in self._modules.items():

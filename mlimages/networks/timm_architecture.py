@@ -87,7 +87,7 @@ class TimmArchitecture(Architecture):
 
     @property
     def _weights_url(self) -> str:
-        """URL of the weights, from which timm downloads those that are not on the Hub; "" if there is none."""
+        """URL from which timm downloads the weights if they are not on the Hub; "" if there is none."""
         return getattr(timm.get_pretrained_cfg(self.timm_name), "url", None) or ""
 
     def _find_hub_file(self) -> tuple[str, str]:
@@ -192,7 +192,7 @@ class EfficientNetLite0Architecture(TimmArchitecture):
         return find_packaged_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the packaged weights with timm's tensor names, which are assigned in order."""
+        """Return the packaged weights with timm's tensor names: the first tensor gets the first name, and so on."""
         path = find_packaged_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")

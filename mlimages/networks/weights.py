@@ -129,8 +129,8 @@ def rename_tensors_by_order(
 ) -> StateDict:
     """Rename tensors whose names are all unknown to the network: the first to its first tensor's name, and so on.
 
-    Return `state_dict` unchanged if it has a name of the network, if the numbers or shapes of the tensors differ, or if
-    the ends of the names do not correspond: if one tensor `*.W` becomes `*.weight`, all tensors `*.W` must.
+    Return `state_dict` unchanged if a name is known to the network, if the number or the shapes of the tensors differ,
+    or if the same last part of a name would be renamed in two ways: `conv1.W` to `0.weight`, `conv2.W` to `3.bias`.
 
     Args:
         network: a network of the same architecture.
@@ -155,8 +155,8 @@ def rename_tensors_by_order(
 def remove_prefix(state_dict: StateDict, network: nn.Module, *, weights_name: str) -> StateDict:
     """Remove a prefix of the tensor names, such as `module.` or `backbone.`, that the names in the network do not have.
 
-    This requires that enough names with the prefix fit the network: half as many as the file or the network has
-    tensors, whichever has fewer. Tensors without the prefix are then left out, with a warning.
+    The prefix is removed only if at least n / 2 names are then names of the network. Here, n is the number of tensors
+    in the file or in the network, whichever is smaller. Tensors without the prefix are left out, with a warning.
     """
     own = network.state_dict().keys()
     parts = (name.split(".") for name in state_dict)
