@@ -35,9 +35,9 @@ _format_examples = partial(format_examples, max_count=3, separator="; ")
 def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
     """Append the images of `new_labels` that `existing_labels` does not list; the listed images keep their classes.
 
-    Classes are merged by name or, with `by_class_index`, by class index. In the latter case, a class name of
-    `new_labels` is used only if the class has no name in `existing_labels`. A class of which all images are already
-    listed is not added. The `notes` name the listed images that no longer exist, or have other classes in `new_labels`.
+    Classes are merged by name. With `by_class_index`, they are merged by class index instead; a class then keeps its
+    name in `existing_labels`, if it has one. A class of which all images are already listed is not added. The `notes`
+    name the listed images that no longer exist, or have other classes in `new_labels`.
 
     Raises:
         InputError: with `by_class_index`, `existing_labels` has another class of the same name.

@@ -46,7 +46,10 @@ def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool
 
 
 def describe_folders_around(root: Path, source: Path) -> list[str]:
-    """Return lines about `root`, the folder inside `source` with the class folders, and about the entries beside it."""
+    """Return lines about the folders from `source` down to `root`, whose subfolders are the classes.
+
+    The first line names `root`; the others are about entries beside it and beside its parent folders that are skipped.
+    """
     inner = root.relative_to(source)
     notes = [f"{inner.as_posix()}: not a class folder; its subfolders are the classes"]
     for wrapper in (source / parent for parent in inner.parents):

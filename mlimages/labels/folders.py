@@ -48,8 +48,8 @@ from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
 
 MAX_ROOT_IMAGE_FRACTION = 0.01
-"""Maximum number of images outside the class folders, as a fraction of those inside; if there are more, the images are
-probably not arranged in class folders."""
+"""Maximum ratio of images outside the class folders to images inside; above it, the images are probably not arranged in
+class folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,9 @@ def _summarize_split(folder: Path, split_name: str, labels: LabelFile) -> str:
 
 
 def label_dir(folder: str | os.PathLike[str], label: int) -> LabelFile:
-    """Label all images in `folder` and its subfolders as one class with the folder's name; hidden folders are skipped.
+    """Label the images in `folder` and its subfolders, except hidden ones, with the class index `label`.
+
+    The class has the name of the folder.
 
     Raises:
         InputError: the folder does not exist, or contains no images.
@@ -273,7 +275,7 @@ def _list_image_folders(root: Path) -> list[Path]:
 
 
 def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
-    """Return the folder that contains the class folders, skipping folders that contain only one folder."""
+    """Return the folder of the class folders: from `root`, enter single subfolders unless they are in `class_names`."""
     inner = root
     while not find_root_images(inner) and len(inside := _list_image_folders(inner)) == 1:
         if inside[0].name in class_names:

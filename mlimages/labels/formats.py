@@ -227,7 +227,8 @@ def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIX
 def _split_path_and_label(line: str) -> list[str]:
     """Split `path label` into two cells; a line that is only a path, which may contain white space, is one cell.
 
-    The last word of a line is a label if it is a class index or the rest of the line is the path of an image.
+    The last word is a label if it is a class index (`my cat.jpg 3`), or if the text before it is the path of an image
+    and the word itself is not (`my cat.jpg cats`).
     """
     path, *label = line.rsplit(None, 1) or [""]
     is_split = label and (_is_numeric_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))

@@ -1,4 +1,4 @@
-"""Find the rows of a table that are no labels: repeated headers, rows with too many cells, classes that are absent."""
+"""Find the rows of a table that are no labels: repeated headers, rows with too many cells, negative labels."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def is_repeated_header(cells: Sequence[str], column_names: Sequence[str]) -> boo
     return may_be_header and [cell.strip() for cell in cells] == list(column_names)
 
 
-def is_class_absent(record: Record, column_names: Sequence[str]) -> bool:
-    """Whether a row of Open Images names a class that the image does not show, which is written as a confidence of 0.
+def is_negative_label(record: Record, column_names: Sequence[str]) -> bool:
+    """Whether a row is a negative label of Open Images: confidence 0, as the image does not show the class.
 
     Source: https://storage.googleapis.com/openimages/web/download_v7.html (image labels).
     """
@@ -31,9 +31,9 @@ def has_too_many_cells(cells: Sequence[str], column_names: Sequence[str]) -> boo
 
 
 def is_irregular(record: Record, column_names: Sequence[str]) -> bool:
-    """Whether a row repeats the header, has text in more cells than there are columns, or names an absent class."""
+    """Whether a row repeats the header, has text in more cells than there are columns, or is a negative label."""
     is_too_long = has_too_many_cells(record.cells, column_names)
-    return is_too_long or is_repeated_header(record.cells, column_names) or is_class_absent(record, column_names)
+    return is_too_long or is_repeated_header(record.cells, column_names) or is_negative_label(record, column_names)
 
 
 def describe_irregular_rows(path: Path, records: Iterable[Record], column_names: Sequence[str]) -> tuple[str, ...]:
@@ -48,12 +48,12 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
         LabelFileError: most rows have more cells than there are columns.
     """
     count = 0
-    repeated, absent, too_long = list[int](), list[int](), list[int]()
+    repeated, negative, too_long = list[int](), list[int](), list[int]()
     for count, record in enumerate(records, start=1):  # noqa: B007  # the count is used
         if is_repeated_header(record.cells, column_names):
             repeated.append(record.line_number)
-        elif is_class_absent(record, column_names):
-            absent.append(record.line_number)
+        elif is_negative_label(record, column_names):
+            negative.append(record.line_number)
         elif has_too_many_cells(record.cells, column_names):
             too_long.append(record.line_number)
     if 2 * len(too_long) > count:
@@ -66,7 +66,7 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
     num_cells = pluralize(len(column_names), "cell")
     details = (
         ("repeated header", repeated, "", ""),
-        ("row", absent, " with Confidence 0", ": the image does not show the class"),
+        ("row", negative, " with Confidence 0", ": the image does not show the class"),
         ("row", too_long, f" with more than {num_cells}", too_long_advice),
     )
     return tuple(

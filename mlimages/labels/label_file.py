@@ -224,7 +224,7 @@ class LabelFile:
         if self._cached_table is None or self._cached_table[0] != state or state[0] is None:
             table = detect_table(self.path, self.img_root, self._options) if self._should_read_as_table() else None
             if table and not (table.has_standard_columns and state[1]):
-                table.require_images()
+                table.require_valid_rows()
             self._cached_table = (state, table)
         return self._cached_table[1]
 

@@ -91,7 +91,10 @@ def append_text(path: Path) -> Iterator[TextIO]:
 
 
 def _write_rows(temporary_path: Path, path: Path, items: Iterable[LabeledPath]) -> int:
-    """Write the rows of the label file `path` to a temporary file; return the number of images."""
+    """Write rows to a temporary file, which will replace the label file `path`; return the number of images.
+
+    The suffix of `path` determines the format, and image paths are relative to its folder.
+    """
     text_items = items.text_items() if isinstance(items, SupportsTextItems) else to_text_items(items)
     with temporary_path.open("w", encoding="utf-8") as out:
         return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in text_items))

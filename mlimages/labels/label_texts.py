@@ -97,9 +97,9 @@ def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_list
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
     """Whether numbers among the labels of a file, such as `7`, are class names rather than class indices.
 
-    - If a number is not in `names`, all numbers are indices.
-    - Otherwise they are names if `may_be_indices` is false, or if a number is too large to be an index.
-    - Otherwise they may be both, so each number must be the name of the class with this index. The result is false.
+    - False if a number is not in `names`: then all numbers are indices.
+    - Otherwise, true if `may_be_indices` is false, or if a number is too large to be an index.
+    - Otherwise, false: each number must then be the name of the class with this index, so that both meanings agree.
 
     Raises:
         LabelFileError: in the third case, a number is the name of one class and the index of another.
@@ -205,8 +205,8 @@ def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[
 def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
     """Count the labels that seem to contain several classes, by separator in quotes; lists count as "brackets".
 
-    A class name may itself contain `|` or `,`. Labels with such a separator are counted only if some name occurs twice
-    when all labels are split at it: `cats|dogs` is counted if another label is `dogs` or `dogs|birds`.
+    A class name may itself contain `|` or `,`. Labels with such a separator are counted only if two labels share
+    a part, as `cats|dogs` and `dogs` do.
 
     >>> count_joined_labels(["cats", "cats;dogs", "['cats', 'dogs']"])
     {'brackets': 1, "';'": 1}

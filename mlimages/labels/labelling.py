@@ -308,7 +308,7 @@ def _select_images(
 ) -> Sequence[LabelFile]:
     """Exclude the images that --drop lists, and keep at most --limit-per-class images of each class in each file.
 
-    The first file lists the images of all others, which are its splits.
+    `files` are the label file of all images and then, if the source is split, one label file per split.
     """
     if options.drop:
         drop_list, before = as_path(options.drop), files[0]

@@ -39,8 +39,8 @@ def write_class_folders(
         copy: copy the images instead of linking them. Remote images and images in shards are always copied.
 
     Raises:
-        InputError: `folder` contains files that no call with these labels would create (with `copy`, also links that
-            point to the images by another path), or a label file is multi-label.
+        InputError: `folder` contains a file that is not one of these images; with `copy`, it contains a link that this
+            function did not create; or a label file is multi-label.
     """
     splits = {"": labels} if isinstance(labels, LabelFile) else labels
     for file in splits.values():
@@ -69,8 +69,8 @@ def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile 
 
     Args:
         folder: the folder to which images are written.
-        sources: folders, which are datasets, files, which are not, and label files, whose images may be in class
-            folders of a dataset.
+        sources: what the command reads: folders, which are datasets; label files (LabelFile), whose images may be in
+            the class folders of a dataset; and paths of files, which are ignored.
 
     Raises:
         InputError: `folder` is a dataset, or inside it.
@@ -143,7 +143,8 @@ def _find_files(folder: Path) -> Iterator[Path]:
 def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:
     """Whether `target` can be written or kept: it does not exist, or is a link to the image or a copy of it.
 
-    With `copy`, a link is replaced by a copy. It must then be one that `_link_or_copy` created, not a user's own link.
+    With `copy`, a link will be replaced by a copy. It must then point to the resolved path of the image, like the links
+    that `_link_or_copy` creates; any other link may be the user's own.
     """
     if not os.path.lexists(target):
         return True

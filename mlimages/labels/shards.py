@@ -32,7 +32,9 @@ def is_shard(path: Path) -> bool:
 
 
 def find_shards(folder: Path) -> list[Path]:
-    """Return the shards in a folder (`images-00000.tar`), sorted; none if a subfolder contains images.
+    """Return the shards in a folder (`images-00000.tar`), sorted.
+
+    The result is empty if a subfolder contains images: then the dataset consists of class folders.
 
     Args:
         folder: a folder, or the path of a shard, which is then the only result.

@@ -91,7 +91,8 @@ def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, 
 
     - If some texts are names such as train or validation, only these stand for splits.
     - Otherwise, if all texts are 0, 1, false, true or blank: 0 and false mean train, 1 and true mean val. In a column
-      `is_train`, it is the other way round. In a column `fold`, where 0 and 1 number folds, they mean nothing.
+      whose name ends with `train`, such as `is_train`, 1 and true mean train, 0 and false mean val. In a column `fold`,
+      these texts name no split, as 0 and 1 are numbers of folds.
     """
     if names := {value: SPLIT_NAMES_BY_ALIAS[value] for value in values if value in SPLIT_NAMES_BY_ALIAS}:
         return names

@@ -2,9 +2,9 @@
 
 1. Images that must stay together form a group; every other image is a group of its own.
 2. The groups of each class are put in a random order: that of a hash of the seed and an identifier.
-3. For each split but the last, this order is cut: groups after the cut belong to later splits.
-4. A group that contains the cut is before or after it by chance (`ImageGroup.rounding_offset`).
-5. If a split then has too many or too few images, the groups nearest to the cut change sides.
+3. The order is cut at the fractions, such as 80 % and 90 %: the groups before the first cut are in the first split ...
+4. If a cut is inside a group, chance decides on which side of it the group is (`ImageGroup.rounding_offset`).
+5. If a split then has too many or too few images, groups are moved to the other side of the cut, the nearest first.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class ImageGroup:
 
     Attributes:
         image_indices: indices of the images in the list that is split.
-        fractional_rank: about the number of groups before this one in the order of its class: the number of images
-            before it, divided by the mean size of the other groups of the class.
-        rounding_offset: random number in [0, 1) per class; decides whether a group that contains a cut is after it.
+        fractional_rank: position in the order of the class, in groups of average size: the number of images before this
+            group, divided by the mean size of the other groups of the class.
+        rounding_offset: random number in [0, 1) per class; decides on which side a group is that contains a cut.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """
@@ -48,9 +48,9 @@ class ImageGroup:
     def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
         """Return a key that sorts the groups after a cut first, and those before it last.
 
-        The cut is at the fraction `fraction_before_cut` of the class. The first element is -1 for a group after it, 0
-        for the group that contains it, and 1 for a group before it. Keys up to `(0, 0.0)` count as after the cut. A
-        majority group has 2: it stays in the first split, since else few images, or none, would be left to train on.
+        `fraction_before_cut` of the class is before the cut. The first element is -1 for a group after the cut, 0 for a
+        group that contains it (on the side after it if the second element is at most 0), and 1 for a group before it.
+        It is 2 for a majority group, which stays in the first split: else few images would be left to train on.
         """
         if self.is_majority:
             return 2, 0.0
@@ -71,9 +71,9 @@ def split(
     """Split `items` in the proportions `fractions`, stratified by class; the order of the images is kept.
 
     The result is the same on every machine. Adding an image moves about one other image to another split. Over all
-    seeds, a group of any size is in a split with a probability equal to the fraction of that split. Each split deviates
-    from its fraction by at most one group, in total and in each class. One exception: a group with more than half of
-    the images of a class is in the first split, where the fractions permit.
+    seeds, a group of any size is in a split with a probability equal to the fraction of that split. A split has at most
+    one group too many or too few, in total and in each class. One exception: a group with more than half of the images
+    of a class is in the first split, unless this split would then be too large.
 
     An image with several classes counts for its rarest class (compare the iterative stratification of
     https://doi.org/10.1007/978-3-642-23808-6_10), and a group of images of several classes for the most frequent one.
@@ -291,7 +291,7 @@ def _order_groups(
 
 
 def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return `ImageGroup.rounding_offset` of each class: random, but evenly spread, so that rounding balances out."""
+    """Return a random `rounding_offset` per class, evenly spread so that the rounding errors of the classes cancel."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
@@ -301,8 +301,8 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
 def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
     """Yield the groups of a class with their ranks, given pairs (image indices, `is_majority`) in random order.
 
-    Groups with `is_majority` are moved to the front. Dividing by the mean size of the other groups gives a large group
-    the same chance to be in a small split as other groups; with the number of images as rank, it would rarely be there.
+    Groups with `is_majority` are moved to the front. The rank is in groups of average size instead of images, so that a
+    large group is in a small split (such as `test`) with the same probability as a small group.
     """
     before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
     for indices, is_majority in sorted(groups, key=lambda group: not group[1]):

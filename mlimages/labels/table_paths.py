@@ -47,7 +47,7 @@ def join_relative_path(folder: Path, name: str) -> str:
 
 
 def read_path_cells(path: Path) -> Iterator[str]:
-    """Yield the cells of the path column, which is found by its name; if no name is known, of the first column.
+    """Yield the cells of the path column: the column with a usual name, such as `path`, or else the first column.
 
     The images need not exist.
     """

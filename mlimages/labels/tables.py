@@ -53,7 +53,7 @@ class Table:
         has_label_lists: whether each label in `rows` is a list of any number of classes, such as `["cats", "dogs"]`.
         has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
         merges_rows: whether rows of the same image are merged into one with all classes.
-        unused_column_notes: a line about each column that is named as for splits, but contains fewer than two.
+        unused_column_notes: a line about each column that is named like a split column, but with fewer than two splits.
     """
 
     path: Path
@@ -162,7 +162,7 @@ class Table:
 
     @cached_property
     def _skips_label_lists(self) -> bool:
-        """Whether rows with a list of classes are skipped: in a JSON or XML file read with one class per image."""
+        """Whether rows with a list of classes are left out: if a JSON or XML file is read as a single-label dataset."""
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
@@ -293,7 +293,7 @@ class Table:
         name = self._get_column_name(column_index)
         return name if name.startswith("column ") else f"column {name}"
 
-    def require_images(self) -> None:
+    def require_valid_rows(self) -> None:
         """Check that at least half of the images exist, that most rows have a label, and that class names are valid.
 
         Raises:

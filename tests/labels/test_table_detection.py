@@ -301,10 +301,10 @@ def test_half_of_the_images_must_exist(tmp_path: Path, exist: int, is_error: boo
     touch(tmp_path, *(f"{name}.jpg" for name in "abcd"[:exist]))
     table = table_of(tmp_path, PATHS)
     if not is_error:
-        table.require_images()
+        table.require_valid_rows()
         return
     with pytest.raises(LabelFileError) as error:
-        table.require_images()
+        table.require_valid_rows()
     assert str(error.value).startswith(
         f"{tmp_path}/a.csv: only 1 of 4 images exist (paths from column path; no file at {tmp_path}/b.jpg): use "
     )
@@ -315,11 +315,11 @@ def test_rows_with_a_label_must_be_more_than_those_without(tmp_path: Path, blank
     touch(tmp_path, "a.jpg")
     table = table_of(tmp_path, "path,label\na.jpg,x\na.jpg,y\n" + "a.jpg,\n" * blank)
     if not is_error:
-        table.require_images()
+        table.require_valid_rows()
         return
     share = f"no label in {blank} of {2 + blank} rows"
     with pytest.raises(LabelFileError, match=rf"a.csv:4: expected a path and a label \(one class\); {share}: use"):
-        table.require_images()
+        table.require_valid_rows()
 
 
 @pytest.mark.parametrize(("lines", "numbers"), [("a.jpg 0\nb.jpg 1\n", True), ("a.jpg 0\nb.jpg ant\n", False)])
