@@ -38,8 +38,7 @@ def require_engine_installed(engine: Engine) -> None:
 def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | None]:
     """Connect to the Ray cluster at an address, or start Ray on this machine; yield None if the engine is `local`.
 
-    Ray's output goes to standard error until the context exits. With either engine, SIGTERM is handled like Ctrl-C
-    from the start of the context on.
+    Ray's output goes to standard error until the context exits. SIGTERM is handled like Ctrl-C, as without Ray.
 
     Raises:
         InputError: there is no such cluster, or `address` is given and the engine is `local`.
@@ -54,5 +53,4 @@ def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | N
     elif address:
         raise InputError("--address requires --engine ray")
     else:
-        interrupt_on_sigterm()
         yield None

@@ -21,6 +21,7 @@ from mlimages.cli.options import SectionedHelpCommand
 from mlimages.cli.process import (
     disable_gc_at_exit,
     escape_unprintable_output,
+    interrupt_on_sigterm,
     raise_mmap_threshold,
     resend_lost_interrupts,
 )
@@ -163,8 +164,14 @@ def main() -> NoReturn:
         print(f"mlimages: {text}: {UTF8_ADVICE}", file=sys.stderr)
     if "WORLD_SIZE" in os.environ:
         signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    else:
+        interrupt_on_sigterm()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if progress := sys.modules.get("mlimages.core.progress"):  # imported by commands that show a progress bar
+                progress.close_progress_bars()
     except MlimagesError as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # in an atexit callback it would print a traceback
         _report_to_torchrun_and_wait(error)

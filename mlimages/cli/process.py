@@ -46,7 +46,7 @@ def escape_unprintable_output() -> None:
 
 
 def interrupt_on_sigterm() -> None:
-    """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this after starting Ray, which installs its own handler."""
+    """Handle SIGTERM (Slurm, Kubernetes) like Ctrl-C; call this again once Ray has replaced the handler."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

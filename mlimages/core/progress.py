@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import NoReturn, Protocol
+from weakref import WeakSet
 
 from tqdm.auto import tqdm
 
@@ -42,6 +43,7 @@ class TqdmProgress:
 
     def start(self, task_name: str, total: int | None, unit: str) -> None:
         self.close()
+        _started.add(self)
         interval_s = 0.1 if sys.stderr.isatty() else 30  # in a log, one line every 30 s
         self._bar = tqdm(
             desc=task_name, total=total, unit=f" {unit}", dynamic_ncols=True, mininterval=interval_s, miniters=0
@@ -60,3 +62,12 @@ class TqdmProgress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+_started: WeakSet[TqdmProgress] = WeakSet()
+
+
+def close_progress_bars() -> None:
+    """Close all progress bars, so that the next message starts on a line of its own."""
+    for progress in list(_started):
+        progress.close()

@@ -17,7 +17,7 @@ moments = iter(range(1, 1000))
 
 def may_kill():
     if next(moments) == int(os.environ["KILL_AT"]):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
 
 def killing(rename):
     def call(*args, **kwargs):
@@ -77,7 +77,7 @@ def test_a_command_killed_at_each_rename_completes_at_last(name: str, inputs: Pa
     while code == -signal.SIGKILL:
         number += 1
         assert number < 60
-        env = {**os.environ, "COLUMNS": "80", "KILL_AT": str(number)}
+        env = {**os.environ, "COLUMNS": "80", "KILL_AT": str(number), "SIGNAL": "9"}
         words_of_python = ["-c", KILLED_BEFORE_OR_AFTER_A_RENAME, *words]
         command = fork_server().start(words_of_python, tmp_path / "killed", env, torch=words[0] in NEED_TORCH)
         ended = command.communicate()
@@ -85,3 +85,21 @@ def test_a_command_killed_at_each_rename_completes_at_last(name: str, inputs: Pa
     assert code == 0, ended.stderr
     assert number > 1, "it renames no file"
     assert file_names(tmp_path / "killed") == file_names(whole)
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS.values(), "augment p --size 8 --flip -o a.npz", "augment p --size 8 --flip -o a"],
+)
+def test_a_command_that_is_terminated_removes_its_temporary_files(command: str, inputs: Path, tmp_path: Path) -> None:
+    shutil.copytree(inputs, tmp_path / "work")
+    (tmp_path / "temp").mkdir()
+    words = command.split()
+    env = {**os.environ, "KILL_AT": "1", "SIGNAL": str(int(signal.SIGTERM)), "TMPDIR": str(tmp_path / "temp")}
+    words_of_python = ["-c", KILLED_BEFORE_OR_AFTER_A_RENAME, *words]
+    started = fork_server().start(words_of_python, tmp_path / "work", env, torch=words[0] in NEED_TORCH)
+    ended = started.communicate()
+    assert (ended.returncode, ended.stderr.splitlines()[-1].split(";")[0]) == (130, "mlimages: interrupted")
+    assert [name for name in file_names(tmp_path) if ".part" in name] == []
+    assert file_names(tmp_path / "temp") == []

@@ -140,7 +140,7 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
-    for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
+    for name in ("disable_gc_at_exit", "raise_mmap_threshold", "interrupt_on_sigterm"):  # they change this process
         monkeypatch.setattr(cli, name, lambda: None)
     monkeypatch.setattr(cli, "app", command)
     monkeypatch.setattr(sys, "argv", ["mlimages", "check", "labels.txt"])
@@ -163,7 +163,7 @@ def test_only_a_command_that_reuses_its_work_proposes_to_resume(
         raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
-    for function in ("disable_gc_at_exit", "raise_mmap_threshold", "resend_lost_interrupts"):
+    for function in ("disable_gc_at_exit", "raise_mmap_threshold", "resend_lost_interrupts", "interrupt_on_sigterm"):
         monkeypatch.setattr(cli, function, lambda: None)
     monkeypatch.setattr(cli, "app", command)
     monkeypatch.setattr(sys, "argv", ["mlimages", "--verbose", name])
