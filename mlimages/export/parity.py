@@ -194,7 +194,7 @@ class _LogitsComparer:
     ) -> _ImageComparison:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         torch_classes, onnx_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
-        margin = self.task.compute_margin_to(expected_logits, onnx_classes)
+        margin = self.task.compute_margin_over(expected_logits, onnx_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
         return _ImageComparison(path, difference, torch_classes, onnx_classes, matches)
 

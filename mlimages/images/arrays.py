@@ -11,7 +11,7 @@ from PIL import Image
 from mlimages.core import Fault, ImageError, Normalization
 
 _FLOAT_WHITE, _INTEGER_WHITE = 1.0, 65535.0
-"""Level of white of floating-point images, as in scikit-image, and of integers of more than 8 bits."""
+"""Pixel value of white in floating-point images, as in scikit-image, and in integer images of more than 8 bits."""
 
 
 def to_network_input(
@@ -62,11 +62,11 @@ def to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
     """Scale a grayscale image of more than 8 bits to 8 bits: white is 1 in floating-point images, and otherwise 65535.
 
-    If the file marks a level as transparent, the result has an alpha channel.
+    If the file marks a pixel value as transparent, the result has an alpha channel.
 
     Raises:
-        ImageError: a level is not between 0 and white. Files do not say which level is white, and the largest level of
-            an image would give each image of a dataset another scale.
+        ImageError: a pixel value is not between 0 and white. Such an image is not scaled by its own maximum, because
+            equal pixel values of two images would then become different.
     """
     levels, is_float = np.asarray(image, dtype=np.float32), image.mode == "F"  # (H, W)
     white = _FLOAT_WHITE if is_float else _INTEGER_WHITE

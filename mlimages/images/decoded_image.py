@@ -39,7 +39,8 @@ class DecodeOptions:
         mode: `L` or `YCbCr`: return the image in this mode if the decoder can deliver it, and in RGB otherwise.
             None: always return RGB.
         min_reduced_side_px: after decoding, downscale an image of any format by the largest integer factor that leaves
-            its shorter side at least this many pixels, unless it is in `mode`. None: do not downscale.
+            its shorter side at least this many pixels. It has no effect if the image is returned in `mode`. None: do
+            not downscale.
         strict: decode a JPEG with simplejpeg, if installed, which detects damage that Pillow ignores.
         apply_orientation: apply the EXIF orientation.
         background: RGB colour behind transparent pixels.

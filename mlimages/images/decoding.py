@@ -41,7 +41,7 @@ _FIRST_TRANSPOSED_ORIENTATION = 5
 
 _REJECTED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
 """Formats of Pillow that are rejected: EPS needs an external program (Ghostscript), IPTC may embed any format, such as
-EPS, and Pillow cannot decode the others (WMF only on Windows)."""
+EPS, and Pillow cannot decode the others, except WMF on Windows."""
 
 _WRONG_FORMAT_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 """Exceptions that a plugin raises for data of another format (see `PIL.Image.open`)."""
@@ -199,8 +199,8 @@ def _read_source(source: str | os.PathLike[str] | bytes) -> bytes:
 def _open_image(data: bytes, max_pixels: int) -> Image.Image:
     """Read the header with the first plugin that accepts the data; common formats are tried first.
 
-    `Image.open` is not used: it warns about large images, fails above twice that size regardless of `max_pixels`, and
-    passes EPS files to Ghostscript.
+    `Image.open` is not used: it warns about images with more than `Image.MAX_IMAGE_PIXELS`, fails at more than twice
+    this number regardless of `max_pixels`, and passes EPS files to Ghostscript.
     """
     missing = detected = ""
     for load_plugins in (Image.preinit, load_all_plugins):

@@ -29,7 +29,7 @@ _MAX_DECODINGS = 8
 """Maximum number of times a file is decoded; if padding is still found, the file counts as damaged."""
 
 _MIN_PADDING_BYTES = 4
-"""After the header, equal bytes count as padding only if there are at least this many; zeros always count."""
+"""Minimum length of padding after the header that repeats a nonzero byte; padding with zeros may have any length."""
 
 
 class JpegScanError(Exception):

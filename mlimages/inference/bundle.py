@@ -161,10 +161,11 @@ class InDistributionCalibration:
     An image counts as in-distribution if its score is at least 0.5.
 
     Attributes:
-        share: share (0..1) of images like the validation set that should count as in-distribution. The score is scaled
-            for this share; on the validation images themselves, it may differ. In a quantized file, it is the share
-            that was measured on the same images as the thresholds of prediction sets.
-        count: number of validation images from which the scale was computed, or on which the share was measured.
+        share: share (0..1) of images like the validation set that count as in-distribution. It is the target (0.95) for
+            which training scaled the score. In a quantized file, it is the share that `quantize` measured on the
+            calibration images; if they were too few, it is still the target.
+        count: number of validation images from which the scale was computed, or of calibration images on which the
+            share was measured.
     """
 
     share: float

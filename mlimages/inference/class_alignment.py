@@ -13,8 +13,8 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
     The class indices are in `LabeledPath.label`, or if the bundle is multi-label, in `LabeledPath.labels`.
 
     Raises:
-        InputError: the label file has a class that is not in the bundle, or twice in it, or is multi-label and the
-            bundle is not.
+        InputError: a class of the label file has no class of the same name in the bundle, or more than one; or the
+            label file is multi-label and the bundle is not.
     """
     if labels.is_multi_label and not bundle.multi_label:
         raise InputError(

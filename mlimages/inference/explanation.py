@@ -31,7 +31,7 @@ A step is the distance between two neighbouring positions of the square. Neighbo
 """
 
 NUM_CENTERS = 2
-"""Number of images whose centres are pasted into every image, one at a time."""
+"""Number of images whose centres `run_background_test` pastes into every image, one at a time."""
 
 SIGNIFICANCE_LEVEL = 0.01
 """Significance level of `BackgroundTest.is_significant`, that is, its rate of false positives."""
@@ -106,7 +106,7 @@ class Explanation:
         """
         grid_size = len(self.masked_probabilities)
         row, column = (
-            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _count_image_side_steps(grid_size))
+            3 * (2 * n + MASK_SIDE_STEPS) // (2 * _compute_image_side_steps(grid_size))
             for n in divmod(int(self.masked_probabilities.argmin()), grid_size)
         )
         return _REGION_NAMES[row][column]
@@ -256,14 +256,14 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
         yield masked_image
 
 
-def _count_image_side_steps(grid_size: int) -> int:
-    """Return the side length of the image in steps, the distances of neighbouring positions of the masked square."""
+def _compute_image_side_steps(grid_size: int) -> int:
+    """Return the side length of the image in steps: a step is the distance between neighbouring mask positions."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 
 def _make_square_slices(side_px: int, grid_size: int) -> list[slice]:
     """Return the range of pixels along one side of the image that the masked square covers at each position."""
-    step = side_px / _count_image_side_steps(grid_size)
+    step = side_px / _compute_image_side_steps(grid_size)
     return [
         slice(round(n * step), max(round(n * step) + 1, round((n + MASK_SIDE_STEPS) * step))) for n in range(grid_size)
     ]

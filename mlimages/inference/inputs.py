@@ -15,8 +15,8 @@ URL_ERROR_MESSAGE = "URLs are not read here: download the images with `mlimages 
 _URL_PATTERN = re.compile(r"(https?|ftp|data):", re.IGNORECASE)
 
 
-def is_url(source: str) -> bool:
-    """Return whether a source is an `http:`, `https:`, `ftp:` or `data:` URL."""
+def is_unsupported_url(source: str) -> bool:
+    """Return whether a source is an `http:`, `https:`, `ftp:` or `data:` URL; `file:`, `s3:` etc. are supported."""
     return _URL_PATTERN.match(source) is not None
 
 
@@ -24,12 +24,12 @@ def find_input_images(sources: Iterable[str | os.PathLike[str]]) -> Iterator[os.
     """Yield the given files, and the images in the given folders and shards, recursively and sorted.
 
     Raises:
-        InputError: a source is a URL (see `is_url`), "-" (standard input), or a folder or shard without an image. The
-            error is raised before the first image is yielded.
+        InputError: a source is an unsupported URL (see `is_unsupported_url`), "-" (standard input), or a folder or
+            shard without an image. The error is raised before the first image is yielded.
     """
     found: list[Iterator[os.PathLike[str]]] = []
     for name in sources:
-        if is_url(os.fspath(name)):
+        if is_unsupported_url(os.fspath(name)):
             raise InputError(f"{os.fspath(name)}: {URL_ERROR_MESSAGE}")
         if os.fspath(name) == "-":
             raise InputError(

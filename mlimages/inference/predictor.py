@@ -37,7 +37,7 @@ from mlimages.core import (
 from mlimages.images import MIN_REMOTE_READERS
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.inference.calibration import softmax
-from mlimages.inference.inputs import URL_ERROR_MESSAGE, is_url
+from mlimages.inference.inputs import URL_ERROR_MESSAGE, is_unsupported_url
 from mlimages.inference.session import BundleSession
 
 KNOWN_THRESHOLD = 0.5
@@ -223,7 +223,7 @@ class Predictor:
             elif isinstance(image, np.ndarray):
                 pixels = images.prepare_pixels(Image.fromarray(image).convert("RGB"), prop)
             else:
-                if isinstance(image, str) and is_url(image):
+                if isinstance(image, str) and is_unsupported_url(image):
                     raise ImageError(Fault.MISSING, URL_ERROR_MESSAGE)
                 source = image if isinstance(image, bytes | Path) else as_path(image)
                 pixels = images.load_pixels(source, prop, max_pixels=self.max_pixels)

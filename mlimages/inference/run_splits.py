@@ -31,7 +31,8 @@ class ImagesInSplits:
     def counts(self) -> tuple[int, int] | None:
         """Number of images in the training set, and in the validation set.
 
-        It is None if unknown: some images are in neither set, but images of the sets are missing.
+        None if they are unknown: some images were found in neither set, but might be there under a path that no longer
+        exists (`num_missing` is not 0).
         """
         are_all_found = all(train or val for train, val in zip(self.in_train, self.in_val, strict=True))
         return (sum(self.in_train), sum(self.in_val)) if are_all_found or not self.num_missing else None

@@ -81,11 +81,12 @@ class BundleSession:
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImageProperty) -> NDArray[np.uint8]:
-    """Return images `(N, H, W, 3)` from which the graph's own preprocessing returns the given preprocessed pixels.
+    """Pad preprocessed images so that the graph's own preprocessing gives the same pixels again: `(N, H, W, 3)`.
 
     The graph resizes and crops each image, as `image_property` specifies. With the resize methods `shorter` and
-    `position`, the pixels are therefore padded: the graph's crop removes the padding. The other methods do not change
-    an image that already has the output size. Gray pixels are repeated over three channels.
+    `position`, its crop removes the padding. (With a negative position, it adds black pixels, which are removed here.)
+    The other methods do not change an image that already has the output size, so nothing is padded. Gray pixels are
+    repeated over three channels.
 
     Args:
         pixels: preprocessed images, each `(h, w, C)`, such as from `images.load_pixels`.

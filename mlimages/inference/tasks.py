@@ -49,12 +49,12 @@ class Task(Protocol):
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
-    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the margin by which the prediction is preferred to `other_prediction`; 0 if the two are equal.
+    def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+        """Return how clearly these logits favour their own prediction over `other_prediction`; 0 if the two are equal.
 
-        For a single-label task, it is the difference between the probabilities of the predicted and the other class.
-        For a multi-label task, it is the largest distance of a probability from the threshold of its class, over the
-        classes that exactly one of the two predictions contains.
+        For a single-label task, it is the probability of the predicted class minus that of the other class. For a
+        multi-label task, it is the largest `|probability - threshold|` of the classes on which the predictions
+        disagree: all of these probabilities would have to cross their thresholds.
 
         Args:
             logits: logits `(classes,)` of one image.
@@ -95,7 +95,7 @@ class SingleLabel:
         """Return the index of the most probable class, as a tuple."""
         return (int(logits.argmax()),)
 
-    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+    def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the difference between the probabilities of the most probable class and of `other_prediction`."""
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[other_prediction[0]]) / odds.sum())
@@ -148,10 +148,10 @@ class MultiLabel:
         """Return the indices of the classes that reach their threshold."""
         return self.apply_thresholds(sigmoid(logits))
 
-    def compute_margin_to(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the largest distance of a probability from its threshold; 0 if the predictions are equal.
+    def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
+        """Return the largest `|probability - threshold|` of the classes on which the predictions disagree; 0 if none.
 
-        Only the classes count that exactly one of the two predictions contains.
+        All of these probabilities would have to cross their thresholds to give `other_prediction`.
         """
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)

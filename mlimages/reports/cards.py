@@ -176,7 +176,7 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield f"at least {threshold:.3f} include the true class in"
         yield f"{level} of cases. If there is no such class, use the most probable one."
         yield f"The threshold {threshold:.3f} was computed from"
-        yield f"{images}{' by leave-one-out' if is_left_out else ''}{_format_before_quantization(bundle)}."
+        yield f"{images}{' by leave-one-out' if is_left_out else ''}{_make_quantization_suffix(bundle)}."
     evaluated = "the calibration images" if bundle.provenance.quantization else "those of the validation set"
     yield f"Results hold for images like {evaluated}: the same sources, devices and surroundings."
     if bundle.includes_preprocessing and bundle.provenance.target == "onnxruntime":
@@ -184,8 +184,8 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
         yield "runtimes, export with `--target`."
 
 
-def _format_before_quantization(bundle: OnnxBundle) -> str:
-    """Return " before quantization" if the thresholds of a quantized file are those of the original file; else ""."""
+def _make_quantization_suffix(bundle: OnnxBundle) -> str:
+    """Return " before quantization" to end a sentence if a quantized file has the original's thresholds; else ""."""
     sets = bundle.prediction_sets
     is_kept = bundle.provenance.quantization and sets and sets.source != "calibration"
     return " before quantization" if is_kept else ""
@@ -200,7 +200,7 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
     elif known := bundle.known:
         yield f"Every image gets one of the classes above. If the output `known` is below {KNOWN_THRESHOLD}, the image"
         share = format_percent(1 - known.share, 0)
-        before = _format_before_quantization(bundle)
+        before = _make_quantization_suffix(bundle)
         images = pluralize(known.count, f"{'validation' if before else bundle.provenance.evaluated_set} image")
         if before or not bundle.provenance.quantization:
             yield f"probably belongs to none of them. `known` is scaled so that about {share} of images like the"
@@ -218,7 +218,7 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
     yield "\n## Use\n"
     if bundle.includes_preprocessing:
         yield f"```console\n$ mlimages predict {shlex.quote(bundle.path.name)} image.jpg\n```\n"
-    package = "cv2" if _example_runs_in_opencv(bundle) else "onnxruntime"
+    package = "cv2" if _uses_opencv_in_example(bundle) else "onnxruntime"
     prepare = f"{OPEN_IMAGE}\nimage = np.asarray(image)[None]"
     if not bundle.includes_preprocessing:
         prepare = format_preprocessing_code(bundle.preprocessing)
@@ -230,10 +230,10 @@ def _describe_usage(bundle: OnnxBundle) -> Iterator[str]:
     )
 
 
-def _example_runs_in_opencv(bundle: OnnxBundle) -> bool:
-    """Return whether the card's example runs in OpenCV: for an OpenCV file, unless it was quantized.
+def _uses_opencv_in_example(bundle: OnnxBundle) -> bool:
+    """Return whether the card's Python example uses OpenCV rather than ONNX Runtime.
 
-    Quantized files were measured in ONNX Runtime.
+    The example of a quantized file always uses ONNX Runtime, in which `quantize` measured the file's accuracy.
     """
     return bundle.provenance.target == "opencv" and not bundle.provenance.quantization
 
@@ -243,7 +243,7 @@ def _format_inference_snippet(bundle: OnnxBundle) -> str:
     outputs = [LOGITS, PROBABILITIES, *([KNOWN] if bundle.known else [])]
     variable = "image" if bundle.includes_preprocessing else "x"
     path, names, source = (json.dumps(value, ensure_ascii=False) for value in (bundle.path.name, outputs, INPUT))
-    if _example_runs_in_opencv(bundle):
+    if _uses_opencv_in_example(bundle):
         return (
             f"network = cv2.dnn.readNetFromONNX({path})\nnetwork.setInput({variable}, {source})\n"
             f"{', '.join(outputs)} = network.forward({names})"

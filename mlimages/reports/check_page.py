@@ -16,8 +16,8 @@ from mlimages.reports import plots
 from mlimages.reports.pages import MAX_TILES, GalleryTile, embed_thumbnail, render, to_data_url
 
 MAX_GROUPS, MAX_PER_GROUP, MAX_PAIRS = 60, 8, 500
-"""Maximum number of groups of duplicates, of images in a group, and of pairs of near-duplicates that were found only by
-comparing features of a network, not by hashes."""
+"""How many the page shows at most: groups of duplicates, images of each group, and pairs of near-duplicates that were
+found only by comparing features of a network, not by hashes."""
 
 MAX_IMAGES_PER_MEAN, MAX_MEANS = 100, 60
 """Maximum number of images in the mean image of a class, and maximum number of classes with a mean image."""

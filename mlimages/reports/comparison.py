@@ -231,7 +231,7 @@ def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, st
 
 
 def _describe_lack_of_shared_images(run: ComparedRun, best_run: ComparedRun) -> str:
-    """Return that the runs share no image and, if images do not exist at their paths, how many of which run."""
+    """Return a note that the two runs share no image, and how many images of each run are missing on disk, if any."""
     missing = ((run, "its"), (best_run, "the first run's"))
     counts = [
         f"{each.num_missing_images} of {whose} images are missing" for each, whose in missing if each.num_missing_images

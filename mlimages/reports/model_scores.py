@@ -15,7 +15,7 @@ class ModelScore:
     """Scores of one network on the probed images.
 
     Attributes:
-        probe_result: result of probing the network, with the accuracy for each last frozen layer.
+        probe_result: result of probing the network, with one accuracy for each layer up to which it can be frozen.
         cpu_ms: CPU time of a forward pass in PyTorch, in milliseconds per image.
         onnx_mb: size of the ONNX file in megabytes, estimated from the number of weights.
     """

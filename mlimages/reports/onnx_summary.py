@@ -140,10 +140,10 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
-    """Return the window of a convolution or pooling node along the image width.
+    """Return kernel size, stride and padding of a convolution or pooling node along the image width.
 
-    Return None if the node has no kernel or is not two-dimensional, if its padding on the left and right differs, or if
-    `Window` computes another output width.
+    Return None if a `Window` cannot describe the node: it has no kernel, is not two-dimensional, has different padding
+    on the left and right, or its output width is not `Window.output_width`.
     """
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:

@@ -91,7 +91,10 @@ class RunFiles:
 
     @property
     def result_files(self) -> tuple[Path, ...]:
-        """Files that a resumed run replaces and that people read or edit."""
+        """Metrics, predictions, exported network, plots and report.
+
+        A run replaces them, even when it is resumed. It therefore first checks that nobody edited them.
+        """
         plots = (self.folder / "curves.png", self.folder / "confusion.png")
         ends = (self.predictions, self.result, self.onnx, external_data_path(self.onnx))
         return (self.metrics, *ends, *plots, self.report)

@@ -123,13 +123,17 @@ def _describe_infer_operation(path: str) -> dict[str, Any]:
     }
 
 
-def _describe_model_operation(path: str, schema: type[BaseModel], *statuses: str) -> dict[str, Any]:
+def _describe_model_operation(path: str, schema: type[BaseModel], *error_statuses: str) -> dict[str, Any]:
+    """Return the OpenAPI operation of a path under /v2/models, whose response has this schema.
+
+    `error_statuses` are HTTP statuses, such as "413", that the path may return besides 400, 401, 404 and 421.
+    """
     names = [name for name in ("name", "version") if f"{{{name}}}" in path]
     return {
         "summary": schema.__doc__,
         "parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names],
         "responses": {
-            **_describe_responses(schema, *_ACCESS_ERRORS, *statuses, error_schema=_PROTOCOL_ERROR),
+            **_describe_responses(schema, *_ACCESS_ERRORS, *error_statuses, error_schema=_PROTOCOL_ERROR),
             "404": _describe_json_response("There is no such model (not-found).", _PROTOCOL_ERROR),
         },
     }
@@ -153,11 +157,11 @@ def _describe_metrics_operation() -> dict[str, Any]:
 
 
 def _describe_responses(
-    schema: type[BaseModel], *statuses: str, error_schema: type[BaseModel] = schemas.ErrorResponse
+    schema: type[BaseModel], *error_statuses: str, error_schema: type[BaseModel] = schemas.ErrorResponse
 ) -> dict[str, Any]:
     return {
         "200": _describe_json_response("Success.", schema),
-        **_describe_error_responses(*statuses, error_schema=error_schema),
+        **_describe_error_responses(*error_statuses, error_schema=error_schema),
     }
 
 

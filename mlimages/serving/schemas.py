@@ -114,8 +114,8 @@ class Explanation(Schema):
         "left, ..."
     )
     hidden: list[list[float]] = Field(
-        description="Grid of probabilities of `class_name`, by row and column: each with this region of the "
-        "preprocessed image hidden, that is, masked."
+        description="Probability of `class_name` when one region of the preprocessed image is masked, by row and "
+        "column of this region."
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG. Regions are red if masking them lowers the "
@@ -178,8 +178,9 @@ class TensorMetadata(Schema):
     shape: list[int]
     parameters: dict[str, float] | None = Field(
         default=None,
-        description="`threshold` of known: the minimum value for a known image. `level` of prediction_set: the minimum "
-        "fraction of cases in which the set contains the true class.",
+        description="For the output `known`, `threshold`: an image with a lower value probably belongs to none of the "
+        "classes. For `prediction_set`, `level`: the minimum fraction of cases in which the set contains the true "
+        "class.",
     )
 
 

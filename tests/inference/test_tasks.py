@@ -100,9 +100,9 @@ def test_the_margin_of_a_class_is_what_its_probability_lacks(predicted: int) -> 
     task = SingleLabel()
     for logits in LOGITS:
         p = special.softmax(logits.astype(float))
-        assert task.compute_margin_to(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
+        assert task.compute_margin_over(logits, (predicted,)) == pytest.approx(p.max() - p[predicted], abs=1e-6)
         assert task.predict_classes(logits) == (int(p.argmax()),)
-    assert task.compute_margin_to(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
+    assert task.compute_margin_over(np.array([900.0, 0, 0, 0]), (predicted,)) == (0.0 if predicted == 0 else 1.0)
 
 
 @pytest.mark.parametrize("thresholds", [(), (0.3, 0.4, 0.6, 0.7)])
@@ -113,8 +113,8 @@ def test_the_margin_of_labels_is_the_largest_distance_of_those_that_differ(thres
         predicted = tuple(np.flatnonzero(rng.random(4) < 0.5).tolist())
         p = special.expit(logits.astype(float))
         differing = [abs(p[n] - levels[n]) for n in range(4) if (p[n] >= levels[n]) != (n in predicted)]
-        assert task.compute_margin_to(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
-        assert task.compute_margin_to(logits, task.predict_classes(logits)) == 0.0
+        assert task.compute_margin_over(logits, predicted) == pytest.approx(max(differing, default=0.0), abs=1e-9)
+        assert task.compute_margin_over(logits, task.predict_classes(logits)) == 0.0
 
 
 def test_scores_of_labels_are_those_of_scikit_learn_and_mistakes_begin_with_the_most_certain() -> None:
