@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as transforms
 Strength = Literal["none", "flip", "light", "strong"]
 
 NUM_CACHED_VIEWS = {"none": 4, "flip": 2, "light": 6, "strong": 10}
-"""Number of views of each image that are used if layers are frozen, by strength; the features of the views are cached.
-View 0 is the unchanged image. With `none`, the other views are rotated by up to `Augmenter.max_rotation_deg`."""
+"""For each strength, the number of views per image whose features are cached and trained on if layers are frozen.
+View 0 is the unchanged image. With `none`, the other views differ from it only by the rotation that is set separately,
+`Augmenter.max_rotation_deg`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Augmenter:
         strength: changes other than rotation. `none`: nothing; `flip`: every other view is mirrored; `light`: views are
             also cropped, and their colours slightly changed; `strong`: as `light`, but with larger changes, and a
             rectangle is erased.
-        max_rotation_deg: with any strength, views are rotated by up to this angle in either direction; with `strong`,
-            by up to at least 15 degrees.
+        max_rotation_deg: largest angle, in either direction, by which views are rotated with any strength. With
+            `strong`, a value below 15 counts as 15.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)

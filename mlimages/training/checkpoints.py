@@ -45,7 +45,7 @@ from mlimages.training.run import EpochMetrics
 
 STATE_FORMAT_VERSION = 3
 READABLE_STATE_VERSIONS = (2, 3)
-"""Versions of the training state that can be loaded. Version 2 has no classifier on the features of lower layers."""
+"""Format versions of the training state that can be loaded. In version 2, which is older, no head uses lower layers."""
 
 NamedTensors = Mapping[str, Tensor]
 
@@ -64,8 +64,8 @@ class TrainingState:
         probe_accuracy: validation accuracy of the closed-form head; None if training did not start from such a head.
         probe_map: mean average precision of the closed-form head in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_kernel_weight: weight w (0..1) of the lower layers in the closed-form head, whose kernel is w times theirs
-            plus (1 - w) times that of the last layer; 0 if the head uses only the last layer.
+        lower_kernel_weight: weight w of the lower layers in the closed-form head, 0..1; 0: only the last layer is used.
+            The kernel of its ridge regression is (1 - w) K_last + w K_lower.
         prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
             empty if there is no closed-form head, in a multi-label run, and if the training features are in bfloat16.
         seconds: duration of the run so far, measured from the reading of its images, excluding interruptions.
@@ -217,7 +217,7 @@ def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) 
 
 
 def _make_checkpoint_tensors(network: nn.Module, trained_tensors: NamedTensors) -> dict[str, Tensor]:
-    """Return the state dict with `trained_tensors`, without a LowerLayersHead; of tied weights, each is a copy."""
+    """Return the state dict with `trained_tensors`, without a LowerLayersHead; tied weights become separate copies."""
     left_out = f"{LOWER_HEAD_PATH}.weight" if find_lower_layers_head(network) else ""
     whole, addresses = dict[str, Tensor](), set[int]()
     for name, tensor in network.state_dict().items():
@@ -263,9 +263,9 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load the trained network of a run with its preprocessing.
 
-    The weights are read from `best.safetensors` or `last.safetensors`. If this file is missing or older than the state,
-    since the run was killed, the trained tensors are read from the state, and the frozen ones from the older file or
-    the pretrained weights. With a LowerLayersHead, which is not in the file, trained tensors are read from the state.
+    The weights are read from `best.safetensors` or `last.safetensors`. If the run was killed before it updated this
+    file, trained weights are read from `state.safetensors`; frozen ones from the outdated file, or else the pretrained
+    weights. With a LowerLayersHead, which the file lacks, trained weights are also read from `state.safetensors`.
 
     Args:
         run: run folder.
@@ -302,7 +302,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
             tensors = read_weights(whole)
             require_same_tensors(network.state_dict(), tensors)
             network.load_state_dict(add_module_versions(tensors, network))
-    network = (_require_lower_layers_head(model) if state is not None and state.lower_kernel_weight else model).network
+    network = (_add_lower_head_or_raise(model) if state is not None and state.lower_kernel_weight else model).network
     weights = whole
     if state is not None:
         trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors
@@ -331,8 +331,8 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
     )
 
 
-def _require_lower_layers_head(model: Model) -> Model:
-    """Return a model with a LowerLayersHead, as the trained one; raise a RunError if its layers do not permit this."""
+def _add_lower_head_or_raise(model: Model) -> Model:
+    """Return the model with a LowerLayersHead; raise a RunError if its layers are not those that were trained."""
     if (extended := add_lower_layers_head(model)) is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "
@@ -342,7 +342,7 @@ def _require_lower_layers_head(model: Model) -> Model:
 
 
 def _has_tensor_values(path: Path, tensors: NamedTensors) -> bool:
-    """Return whether a checkpoint has exactly these values of the tensors; false if it is missing or older."""
+    """Return whether the checkpoint file exists and contains each of the tensors with the same values."""
     if not path.exists():
         return False
     with safe_open(path, framework="pt") as file:

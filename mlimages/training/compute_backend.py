@@ -137,8 +137,9 @@ def choose_backend(
     layers are trained in bfloat16 if the device is fast in it.
 
     Args:
-        workload: network and images whose frozen features are computed; None if features are not cached, or if the run
-            is resumed. With None, frozen layers run in PyTorch in fp32.
+        workload: network and images whose frozen features are computed. None if features are not cached, or if the run
+            was started by an earlier version that did not store the library in `config.json`; frozen layers then run in
+            PyTorch in fp32.
         precision: `fp32` computes everything in float32 in PyTorch; `auto` chooses the library and precision.
         device: device of the run; on a GPU, the frozen part runs in PyTorch in fp32.
         is_frozen: whether a part of the network is frozen; on CPUs, the other part is then trained in fp32.

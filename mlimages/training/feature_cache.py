@@ -30,7 +30,8 @@ MIN_AGREEMENT = 0.97
 fitted by ridge regression (`fit_ridge`), one on bfloat16 features, the other on float32 features."""
 
 MAX_DISAGREEMENTS = 2
-"""Number of validation images for which the two predictions may differ even if the share is below MIN_AGREEMENT."""
+"""Number of validation images for which the two classifiers of MIN_AGREEMENT may predict different classes even if the
+share for which they agree is then too low, as in a small validation set."""
 
 
 def cache_features(

@@ -43,7 +43,7 @@ class FrozenFeatureExtractor:
         self._compiled: tuple[Precision, FeatureFunction] | None = None
 
     def make_precision_key(self, precision: Precision) -> str:
-        """Return the `precision` of `make_feature_cache_key`, such as `fp32`, `bf16` or `openvino 2025.3.0 bf16`."""
+        """Return the text for the cache key of features, such as `fp32`, `bf16` or `openvino 2025.3.0 bf16`."""
         if self._library == "openvino":
             return f"openvino {version('openvino')} {precision}"
         return find_float32_precision(self._device) if precision == "fp32" else precision

@@ -33,9 +33,10 @@ def draw_layer(
     out: str | os.PathLike[str],
     overwrite: bool = False,
 ) -> tuple[SheetRow, ...]:
-    """Draw the feature maps of a layer for an image, and the filters of a convolution with one or three input channels.
+    """Draw the feature maps of a layer for an image and, if its filters have one or three channels, the filters.
 
-    A depthwise convolution counts as one with one input channel. At most MAX_FEATURE_MAPS of each are drawn.
+    Filters of a depthwise convolution have one channel. At most MAX_FEATURE_MAPS feature maps and as many filters are
+    drawn.
 
     Args:
         source: run folder, or name of a network with pretrained weights.

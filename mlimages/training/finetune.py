@@ -137,7 +137,7 @@ def fine_tune(
             )  # fmt: skip
             distributed.require_same_on_ranks("run folder and weights", (job.frozen_digest, state and state.history))
             state = state or _make_initial_state(job)
-            job = job if state.lower_kernel_weight else job.with_last_layer_head()
+            job = job if state.lower_kernel_weight else job.without_lower_head()
             if inputs.is_resumed:
                 _prepare_resumed_run(job, state)
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
@@ -203,7 +203,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
     if not lower_weight:
-        job = job.with_last_layer_head()
+        job = job.without_lower_head()
     if not initialize_head(job.model, job.source, job.train_set, fit.head):
         return TrainingState(frozen_digest=job.frozen_digest)
     job.model.zero_other_heads()

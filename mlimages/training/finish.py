@@ -72,8 +72,8 @@ class FineTuneResult:
             start from such a head, as with random weights.
         best_epoch: number of the epoch with the highest validation score, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: weight of the features of lower layers in the closed-form head, 0..1; 0 if it uses only the
-            features of the last layer.
+        depths_share: weight of the features of lower layers in the closed-form head (see `head` of FineTuneConfig),
+            0..1; 0 if it uses only the features of the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: time from reading the images to the last epoch, excluding interruptions.
@@ -132,7 +132,10 @@ class FineTuneResult:
 
     @property
     def missing_outputs_note(self) -> str:
-        """Text for a message: the predictions and files that this run lacks, and what they require; "" if none."""
+        """The outputs that this run could not produce, and why, as text; "" if it has all of them.
+
+        For example "`known` and prediction sets, which require at least 19 validation images".
+        """
         if self.val_map:
             return "`known`, prediction sets and suspects.tsv, which require one class per image"
         if RunFiles(self.run).known.exists():
@@ -275,7 +278,7 @@ def _write_result(result: FineTuneResult, files: RunFiles, *, overwrite: bool) -
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the output `known`, which detects out-of-distribution images; compute the thresholds of prediction sets."""
+    """Fit the ONNX output `known` (is an image in-distribution?) and, separately, thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head

@@ -35,8 +35,8 @@ LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 MAX_PENALTY_IMAGES = 4000
 """Maximum number of images on which the leave-one-out error is computed to choose the penalty."""
 
-MAX_WEIGHT_IMAGES = 1000
-"""Maximum number of images on which it is computed to choose the weight from LOWER_KERNEL_WEIGHTS."""
+MAX_KERNEL_WEIGHT_IMAGES = 1000
+"""Maximum number of images on which the leave-one-out error is computed to choose from LOWER_KERNEL_WEIGHTS."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -113,7 +113,7 @@ def fit_ridge(
     layers = [_LayerFeatures.from_features(layer) for layer in (features, *lower_features)]
     if not lower_features:
         return _RidgeSolver(layers, labels, num_classes).fit()
-    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_WEIGHT_IMAGES])
+    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_KERNEL_WEIGHT_IMAGES])
     is_all = len(rows) == len(labels)
     sample = layers if is_all else [_LayerFeatures.from_features(layer.features[rows]) for layer in layers]
     last = sample[0].compute_kernel_matrix()
@@ -250,8 +250,8 @@ class _RidgeSolver:
         return RidgeFit(head, left_out, self._relative_penalty, self._lower_kernel_weight)
 
     def _decompose(self, kernel_matrix: Float64Array | None) -> None:
-        """Set `_values` (eigenvalues, `(K,)`), `_vectors` (U `(N, K)` if `_is_dual`, else V / s `(D, K)`) and
-        `_projected` (U' Y, `(K, classes)`)."""
+        """Set `_values` (eigenvalues, `(K,)`), `_projected` (U' Y, `(K, classes)`) and `_vectors`, from which rows of U
+        are computed: if `_is_dual`, U itself `(N, K)`; otherwise V / s `(D, K)`, since U = X V / s."""
         if self._is_dual:
             if kernel_matrix is None:
                 x = self._standardize_rows(slice(None))

@@ -27,7 +27,8 @@ class HeadInputs:
             network has no `LowerLayersHead`.
         labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each row's image in its set.
-        min_logit: smallest logit that the head computes for these images.
+        min_logit: smallest logit that the network's head, with its current weights, computes for these images;
+            `initialize_head` needs it.
     """
 
     features: NDArray[np.float32]

@@ -103,8 +103,8 @@ def decode_images(
 ) -> list[DecodableImage | BrokenImage]:
     """Decode every image once, write its pixels to `store`, and return a DecodableImage or BrokenImage for each item.
 
-    Images whose pixels are in `store` are not decoded again. If `store` is None, nothing is written, and images that an
-    earlier `check` decoded are not decoded again.
+    Images whose pixels are in `store` are not decoded again. If `store` is None, no pixels are written, and images that
+    `mlimages check` could decode, according to its cache, are not decoded again.
     """
     known = find_decodable_images(item.path for item in items)
 

@@ -103,7 +103,7 @@ class CustomNetwork:
         return type(self.network).__name__
 
     def check_settings(self, config: FineTuneConfig) -> None:
-        """Check that neither the preprocessing nor the settings ask for what is not used.
+        """Check that the preprocessing and the settings have no value that would be ignored with a custom network.
 
         Raises:
             InputError: the preprocessing names a mean image, or the settings name another network or a weights file.

@@ -18,7 +18,8 @@ from mlimages.inference import InDistributionCalibration, PredictionSetThreshold
 from mlimages.reports import RunFiles
 
 KNOWN_SHARE = 0.95
-"""Share of images like the validation set for which the output `known` is at least 0.5."""
+"""Share of new images, drawn from the distribution of the validation images, that count as known: their output `known`
+is at least 0.5. The threshold on their distance is chosen to obtain this share."""
 
 NUM_PRINCIPAL_DIRECTIONS = 16
 """Maximum number of principal directions of the covariance. All other directions share the mean of their variances."""

@@ -31,8 +31,8 @@ from mlimages.training.config import FineTuneConfig
 PATH_SETTINGS = ("labels", "val", "images", "weights", "mean")
 """Settings that are, or can be, the path of a file or folder."""
 
-_LOG_RECORD = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ mlimages")
-"""Start of a record that `log_to_file` writes."""
+_LOG_RECORD_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ mlimages")
+"""Matches the start of a record that `log_to_file` wrote, to recognize a log of mlimages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     """Return whether the folder contains a finished run with these settings, so that nothing is left to train.
 
-    It is false if there is no run, the run is not finished, or `epochs` was raised. A run without a complete epoch may
-    have any settings.
+    It is false if there is no run, the run is not finished, or `epochs` was raised. It is also false, whatever the
+    stored settings, if the run has no complete epoch.
 
     Raises:
         InputError: the folder is a file, or contains files with the names of a run's files but no `config.json`.
@@ -92,7 +92,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
         raise InputError(f"{files.folder} is a file: choose another output folder with -o")
     if not files.config.exists():
         foreign = [path.name for path in files.output_files if path.exists()]
-        foreign += [] if _is_own_log(files.log) else [files.log.name]
+        foreign += [] if _can_replace_log(files.log) else [files.log.name]
         if foreign:
             raise InputError(
                 f"{files.folder} is not a run folder and contains {', '.join(foreign)}: "
@@ -129,13 +129,16 @@ def require_unedited_files(files: RunFiles, *, overwrite: bool) -> None:
     require_writable((*(() if files.state.exists() else first_files), *files.result_files), overwrite=overwrite)
 
 
-def _is_own_log(path: Path) -> bool:
-    """Return whether there is no log, or one of mlimages, as of a run that failed before it wrote its settings."""
+def _can_replace_log(path: Path) -> bool:
+    """Return whether the file is missing, empty, or a log of mlimages.
+
+    A run that failed before it wrote `config.json` leaves such a log.
+    """
     if not path.is_file():
         return not path.exists()
     with path.open("rb") as file:
         start = file.read(100)
-    return not start or bool(_LOG_RECORD.match(start))
+    return not start or bool(_LOG_RECORD_START.match(start))
 
 
 def _is_same_setting(name: str, old_value: object, new_value: object) -> bool:

@@ -50,9 +50,9 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
     """Decode every image once, split off a validation set if none was passed, and check both sets.
 
     Raises:
-        InputError: a class has no training image; a class has only one image, although a validation set is to be split
-            off a single-label dataset; there is no validation image; an image is in both sets; a remote image cannot
-            be downloaded; or more than half of the images are missing.
+        InputError: a class has no training image; there is no validation image; an image is in both sets; a remote
+            image cannot be downloaded; or more than half of the images are missing. If a validation set is split off a
+            single-label dataset, also: a class has only one image.
     """
     labeled, image = inputs.splits, inputs.model.preprocessing.image
     items = [*labeled.train, *(labeled.val or [])]

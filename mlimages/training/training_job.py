@@ -105,7 +105,7 @@ class TrainingJob:
         """Whether layers below the head are trained."""
         return _trains_below_head(self.model)
 
-    def with_last_layer_head(self) -> TrainingJob:
+    def without_lower_head(self) -> TrainingJob:
         """Return a copy of this job whose model has no `LowerLayersHead`; both jobs use the same cached features."""
         if self.model is not self.model_without_lower_head:
             self.network.get_parameter(f"{LOWER_HEAD_PATH}.weight").requires_grad_(False)  # they are zero
