@@ -204,7 +204,7 @@ class FineTuneConfig(TableOptions):
     freeze: Annotated[
         str,
         Option(
-            "Freeze every layer up to and including LAYER; head: every layer before the classifier; none: no layer.",
+            "Freeze every layer up to and including this one; head: train only the classifier; none: train all layers.",
             "Model",
             metavar="LAYER|head|none",
             default_text="head, or none for a network without pretrained weights",
