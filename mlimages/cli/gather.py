@@ -230,7 +230,7 @@ def _print_link_counts(source: Any, *, as_json: bool) -> None:
         raise GatherError(f"nothing to gather: {NO_LINKS_MESSAGE}")
     known = [count for count in counts.values() if count is not None]
     total = str(sum(known)) if len(known) == len(counts) else f"{sum(known)} or more" if known else "unknown"
-    print(f"{'total of ' + pluralize(len(counts), 'class'):<50} {total:>9}")
+    print(f"{'total (' + pluralize(len(counts), 'class') + ')':<50} {total:>9}")
 
 
 app = typer.Typer(

@@ -46,7 +46,7 @@ def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool
 
 
 def describe_folders_around(root: Path, source: Path) -> list[str]:
-    """Return lines about the folders from `source` down to `root`, whose subfolders are the classes.
+    """Return lines that say which folder contains the class folders: `root`, a folder below `source`.
 
     The first line names `root`; the others are about entries beside it and beside its parent folders that are skipped.
     """

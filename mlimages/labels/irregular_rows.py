@@ -31,7 +31,7 @@ def has_too_many_cells(cells: Sequence[str], column_names: Sequence[str]) -> boo
 
 
 def is_irregular(record: Record, column_names: Sequence[str]) -> bool:
-    """Whether a row repeats the header, has text in more cells than there are columns, or is a negative label."""
+    """Whether a row repeats the header, has more cells than there are columns, or has confidence 0 (Open Images)."""
     is_too_long = has_too_many_cells(record.cells, column_names)
     return is_too_long or is_repeated_header(record.cells, column_names) or is_negative_label(record, column_names)
 

@@ -265,7 +265,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
 
     The weights are read from `best.safetensors` or `last.safetensors`. If the run was killed before it updated this
     file, trained weights are read from `state.safetensors`; frozen ones from the outdated file, or else the pretrained
-    weights. With a LowerLayersHead, which the file lacks, trained weights are also read from `state.safetensors`.
+    weights. A network with a LowerLayersHead also gets its trained weights from `state.safetensors`.
 
     Args:
         run: run folder.

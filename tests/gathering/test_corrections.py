@@ -12,7 +12,7 @@ from mlimages.core import FetchResult, ImageRef
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.store.corrections import find_corrected_class
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.manifest import dump_closing_row, dump_row
+from mlimages.gathering.store.manifest import dump_commit_row, dump_row
 from mlimages.gathering.store.tally import ResultTally
 from tests.conftest import RunCli
 from tests.servers import Site, answer, photo
@@ -40,7 +40,7 @@ def gathered(out: Path, *links: tuple[str, str], near: str | None = None) -> Non
         path.write_text(name)
         facts = {"sha256": hashlib.sha256(name.encode()).hexdigest(), "dhash": "0" * 16, "bytes": len(name)}
         rows.append(FetchResult(url(name), label, "ok", path=f"{label}/{name}.jpg", same_as=near, **facts))  # type: ignore[arg-type]
-    (out / "manifest.jsonl").write_bytes(b"".join(map(dump_row, rows)) + dump_closing_row(keep_duplicates=False))
+    (out / "manifest.jsonl").write_bytes(b"".join(map(dump_row, rows)) + dump_commit_row(keep_duplicates=False))
 
 
 def url(name: str) -> str:

@@ -412,7 +412,7 @@ def test_a_disk_that_takes_half_an_image_ends_the_run(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")
 
 
-@pytest.mark.parametrize("statement", ["append(row)", "append_closing_row(keep_duplicates=False)"])
+@pytest.mark.parametrize("statement", ["append(row)", "append_commit_row(keep_duplicates=False)"])
 def test_a_disk_that_takes_half_a_row_ends_the_run(tmp_path: Path, statement: str) -> None:
     code = (
         "import resource; from pathlib import Path\n"
@@ -433,5 +433,5 @@ def test_a_manifest_that_cannot_be_opened_or_synced_is_named(tmp_path: Path, mon
     writer = ManifestWriter(tmp_path / "manifest.jsonl")
     monkeypatch.setattr("os.fsync", mock.Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(GatherError, match=r"manifest\.jsonl cannot be written: Input/output error$"):
-        writer.append_closing_row(keep_duplicates=False)
+        writer.append_commit_row(keep_duplicates=False)
     writer.close()

@@ -12,10 +12,10 @@ import pytest
 from mlimages.core import FetchResult, Reason
 from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.manifest import (
-    ClosingRows,
-    dump_closing_row,
+    CommitRows,
+    dump_commit_row,
     dump_row,
-    read_closing_rows,
+    read_commit_rows,
     read_rows,
     read_rows_with_fsync_flags,
 )
@@ -62,7 +62,7 @@ def write(folder: Path, names: Sequence[str], rows: Sequence[Sequence[FetchResul
     for each in files.split():
         (folder / f"{each[0]}.jpg").write_text(each[1:])
     for name, found in zip(names, rows, strict=True):
-        (folder / name).write_bytes(b"".join(map(dump_row, found)) + dump_closing_row(keep_duplicates=False))
+        (folder / name).write_bytes(b"".join(map(dump_row, found)) + dump_commit_row(keep_duplicates=False))
     return [folder / name for name in names]
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_keeps_duplicates_keeps_every_image_of_its_rows(tmp_path: Pat
         "a ok 1.jpg", *(f"{link} ok {n}.jpg = 1.jpg" for n, link in enumerate("bcdef", 2))
     ])  # fmt: skip
     assert merged(tmp_path, manifests, keep_duplicates=True) == (rows, "1X 2X 3X 4X 5X 6X")
-    assert read_closing_rows(manifests[0]).keeps_duplicates
+    assert read_commit_rows(manifests[0]).keeps_duplicates
 
 
 @pytest.mark.parametrize(
@@ -182,18 +182,18 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
     if torn is not None:
         manifests[torn].write_bytes(manifests[torn].read_bytes() + dump_row(failed("c")))
     merged(tmp_path, manifests)
-    closing = read_closing_rows(manifests[0])
+    closing = read_commit_rows(manifests[0])
     assert (closing.is_at_end, closing.last_line_number) == ((False, 0) if torn is not None else (True, 3))
 
 
 @pytest.mark.parametrize("source", [{"status": "closed"}, {"a": {"status": "closed", "keep_duplicates": True}}])
-def test_a_row_whose_list_says_closed_is_no_closing_row(tmp_path: Path, source: dict[str, Any]) -> None:
+def test_a_row_whose_list_says_closed_is_no_commit_row(tmp_path: Path, source: dict[str, Any]) -> None:
     path = tmp_path / "manifest.jsonl"
     row = FetchResult("http://a.example/1.jpg", "a", "failed", source=source)
     path.write_bytes(dump_row(row))
-    assert read_closing_rows(path) == ClosingRows(0, is_at_end=False, keeps_duplicates=False)
-    path.write_bytes(dump_closing_row(keep_duplicates=False) + 2 * dump_row(row))
-    assert read_closing_rows(path) == ClosingRows(1, is_at_end=False, keeps_duplicates=False)
+    assert read_commit_rows(path) == CommitRows(0, is_at_end=False, keeps_duplicates=False)
+    path.write_bytes(dump_commit_row(keep_duplicates=False) + 2 * dump_row(row))
+    assert read_commit_rows(path) == CommitRows(1, is_at_end=False, keeps_duplicates=False)
     assert [is_fsynced for _, is_fsynced in read_rows_with_fsync_flags([path])] == [False, False]
 
 

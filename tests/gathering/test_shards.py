@@ -192,7 +192,7 @@ def test_a_shard_that_was_cut_is_read_to_its_last_member_and_continued_in_a_new_
     size = int(keep * len(whole)) if isinstance(keep, float) else keep % len(whole)
     shard.write_bytes(whole[:size])
     rows = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
-    (out / "manifest.jsonl").write_bytes(b"".join(rows[:-1]))  # no closing row: the run was killed
+    (out / "manifest.jsonl").write_bytes(b"".join(rows[:-1]))  # no commit row: the run was killed
     left = sum(not one.name.endswith(".json") for one in iter_members(shard))
     site.requests.clear()
     assert run(links, out).ok == COUNT

@@ -104,7 +104,7 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
 
 
 def _parse_training_rule(text: str, key: str, value: str) -> tuple[str, bool]:
-    """Parse the value of a field about training; return its path pattern, and whether it contains `key=value`."""
+    """Parse `text`, a rule about training; return its path pattern, and whether it contains `key=value`."""
     pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
     return pattern, has_preference(preferences, key, value)
 

@@ -23,7 +23,7 @@ from mlimages.gathering.store.manifest import (
     ManifestWriter,
     UInt64Set,
     find_manifests,
-    read_closing_rows,
+    read_commit_rows,
     read_rows,
     read_rows_with_fsync_flags,
 )
@@ -97,7 +97,7 @@ class GatherFolder:
         """Record in the manifest which images the user has deleted, moved or put back since the last run."""
         keep, restore = self._options.keep_deleted, self._options.restore_deleted
         paths = find_manifests(self._folder)
-        was_closed = all(read_closing_rows(path).is_at_end for path in paths)
+        was_closed = all(read_commit_rows(path).is_at_end for path in paths)
         rows = find_moved_and_deleted_images(self._storage, paths, keep_deleted=keep, restore_deleted=restore)
         for row in list(rows):  # read the whole manifest before appending to it
             self._writer.append(row)
@@ -105,13 +105,13 @@ class GatherFolder:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """Sync the images and end the manifest with a closing row: an image missing later was deleted by the user."""
+        """Sync the images and end the manifest with a commit row: an image missing later was deleted by the user."""
         if not self._objects:
-            if read_closing_rows(self._manifest).is_at_end:
+            if read_commit_rows(self._manifest).is_at_end:
                 return
             rows = read_rows_with_fsync_flags([self._manifest])
             self._storage.fsync(row.path for row, is_fsynced in rows if row.path and not is_fsynced)
-        self._writer.append_closing_row(keep_duplicates=self._options.keep_duplicates)
+        self._writer.append_commit_row(keep_duplicates=self._options.keep_duplicates)
 
     def claim_link(self, image_ref: ImageRef) -> bool:
         """Mark a link as started; return False if it was started or finished before, or is deferred."""
@@ -210,7 +210,7 @@ class GatherFolder:
     def _try_to_merge_manifests(self) -> bool:
         """Merge the manifests; return False if another run has merged those of a remote folder meanwhile."""
         paths = self._find_manifests_to_merge()
-        keeps = self._options.keep_duplicates or any(read_closing_rows(path).keeps_duplicates for path in paths)
+        keeps = self._options.keep_duplicates or any(read_commit_rows(path).keeps_duplicates for path in paths)
         limit = self._options.limit
         is_stored = rewrite_manifests(self._storage, paths, self._manifest, keep_duplicates=keeps, limit=limit)
         if is_stored and len(paths) > 1:

@@ -1,6 +1,6 @@
-"""The manifest of a gathered folder: manifest.jsonl, one line per finished link, and a closing row per run.
+"""The manifest of a gathered folder: manifest.jsonl, one line per finished link, and a commit row per run.
 
-A closing row (status `closed`) records that the images of all rows before it are on disk."""
+A commit row (status `closed`) records that the images of all rows before it are on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _get_row_values = attrgetter(*_ROW_FIELDS)
 _encode_json = json.JSONEncoder(default=str).encode
 _MANIFEST_NAME_PATTERN = re.compile(r"manifest(-\d{5}(-of-\d{5})?)?(-[0-9a-f]{16})?\.jsonl")
 _ROW_PREFIX = b'{"v": '
-_CLOSING_ROW_MARK = b'"status": "closed"'
+_COMMIT_ROW_MARK = b'"status": "closed"'
 
 
 def make_manifest_path(folder: Path, shard: tuple[int, int] | None) -> Path:
@@ -103,14 +103,14 @@ def read_manifest(folder: str | Path) -> Iterator[FetchResult]:
 
 
 def read_rows(paths: Iterable[Path]) -> Iterator[FetchResult]:
-    """Yield the rows of these manifests in order, without closing rows and invalid lines (truncated by a crash)."""
+    """Yield the rows of these manifests in order, without commit rows and invalid lines (truncated by a crash)."""
     for path in paths:
         with path.open("rb") as lines:
             yield from filter(None, map(parse_row, lines))
 
 
 def parse_row(line: bytes) -> FetchResult | None:
-    """Parse a line of a manifest; return None if it is a closing row or not a row.
+    """Parse a line of a manifest; return None if it is a commit row or not a row.
 
     Raises:
         GatherError: the row was written by a later version of mlimages.
@@ -180,13 +180,13 @@ def dump_row(row: FetchResult) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosingRows:
-    """What the closing rows of a manifest record. The images of all rows before the last closing row are on disk.
+class CommitRows:
+    """What the commit rows of a manifest record. The images of all rows before the last commit row are on disk.
 
     Attributes:
-        last_line_number: line number of the last closing row, from 1; 0 if there is none.
-        is_at_end: whether the last line of the manifest is a closing row; True also if the manifest is empty.
-        keeps_duplicates: whether any closing row records that its run kept every copy of the same bytes.
+        last_line_number: line number of the last commit row, from 1; 0 if there is none.
+        is_at_end: whether the last line of the manifest is a commit row; True also if the manifest is empty.
+        keeps_duplicates: whether any commit row records that its run kept every copy of the same bytes.
     """
 
     last_line_number: int
@@ -194,22 +194,22 @@ class ClosingRows:
     keeps_duplicates: bool
 
 
-def read_closing_rows(path: Path) -> ClosingRows:
-    """Read what the closing rows of a manifest record."""
+def read_commit_rows(path: Path) -> CommitRows:
+    """Read what the commit rows of a manifest record."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            if _CLOSING_ROW_MARK in line and (values := _parse_json(line)).get("status") == "closed":
+            if _COMMIT_ROW_MARK in line and (values := _parse_json(line)).get("status") == "closed":
                 closed = number
                 keeps_duplicates |= values.get("keep_duplicates") is True
-    return ClosingRows(closed, closed == number, keeps_duplicates)
+    return CommitRows(closed, closed == number, keeps_duplicates)
 
 
 def read_rows_with_fsync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchResult, bool]]:
-    """Yield each row of these manifests in order, and whether a later closing row records that its image is on disk."""
+    """Yield each row of these manifests in order, and whether a later commit row records that its image is on disk."""
     for path in paths:
-        closed = read_closing_rows(path).last_line_number
+        closed = read_commit_rows(path).last_line_number
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 row = parse_row(line)
@@ -217,8 +217,8 @@ def read_rows_with_fsync_flags(paths: Iterable[Path]) -> Iterator[tuple[FetchRes
                     yield row, number < closed
 
 
-def dump_closing_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ()) -> bytes:
-    """Return a closing row as a line; it records that the images of all rows before it are on disk.
+def dump_commit_row(*, keep_duplicates: bool, merged_names: Sequence[str] = ()) -> bytes:
+    """Return a commit row as a line; it records that the images of all rows before it are on disk.
 
     Args:
         keep_duplicates: whether the run kept every copy of the same bytes.
@@ -278,8 +278,8 @@ class ManifestWriter:
         """
         self._write(dump_row(row))
 
-    def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row, which records that the images of all rows so far are on disk.
+    def append_commit_row(self, *, keep_duplicates: bool) -> None:
+        """Append a commit row, which records that the images of all rows so far are on disk.
 
         The caller makes sure that they are (`ImageStorage.fsync`); only the manifest itself is synced here.
 
@@ -289,7 +289,7 @@ class ManifestWriter:
         Raises:
             GatherError: the manifest cannot be written.
         """
-        self._write(dump_closing_row(keep_duplicates=keep_duplicates), is_synced=True)
+        self._write(dump_commit_row(keep_duplicates=keep_duplicates), is_synced=True)
 
     def _write(self, line: bytes, *, is_synced: bool = False) -> None:
         try:

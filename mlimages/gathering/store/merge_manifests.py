@@ -15,10 +15,10 @@ from mlimages.gathering.store.file_storage import ImageStorage
 from mlimages.gathering.store.image_index import ImageIndex, PlaceholderDetector, open_temporary_database
 from mlimages.gathering.store.manifest import (
     UInt64Set,
-    dump_closing_row,
+    dump_commit_row,
     dump_row,
     find_manifests,
-    read_closing_rows,
+    read_commit_rows,
     read_rows,
 )
 from mlimages.labels import IMAGE_SUFFIXES
@@ -47,7 +47,7 @@ def rewrite_manifests(
     Returns:
         False, and nothing is removed, if another run has merged the manifests of a remote folder meanwhile; else True.
     """
-    is_closed = all(read_closing_rows(path).is_at_end for path in manifests)
+    is_closed = all(read_commit_rows(path).is_at_end for path in manifests)
     current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
     candidates = _RemovalCandidates()
@@ -58,13 +58,13 @@ def rewrite_manifests(
     done = [*already_merged, *(manifest for manifest in manifests if manifest != target)]
     with atomic_write(target) as part, part.open("wb") as out:
         if storage.allows_concurrent_runs and done:  # runs that read both the new and the merged ones ignore the latter
-            out.write(dump_closing_row(keep_duplicates=False, merged_names=[path.name for path in done]))
+            out.write(dump_commit_row(keep_duplicates=False, merged_names=[path.name for path in done]))
         for row in _merge_rows(
             storage, current_rows, placeholders, candidates, keep_duplicates=keep_duplicates, limit=limit
         ):
             out.write(dump_row(row))
         if is_closed:
-            out.write(dump_closing_row(keep_duplicates=keep_duplicates))
+            out.write(dump_commit_row(keep_duplicates=keep_duplicates))
         out.flush()
         os.fsync(out.fileno())
     if not storage.publish_manifest(target):

@@ -2,7 +2,7 @@
 
 1. Each row is checked for its image; if that is missing, steps 2 and 3 find out why.
 2. If a file that no row lists has the same bytes, the image was moved, and its row gets the new path.
-3. Otherwise, if a closing row records that the image was on disk, it counts as deleted by the user.
+3. Otherwise, if a commit row records that the image was on disk, it counts as deleted by the user.
 4. If many images of a folder would count as deleted, the run stops with an error instead: a disk may not be mounted, or
    a copy may be incomplete.
 """
@@ -26,7 +26,7 @@ class _MissingImage:
 
     Attributes:
         path, sha256, size: path, SHA-256 and size in bytes, as in the row.
-        is_fsynced: whether a closing row records that the file was on disk.
+        is_fsynced: whether a commit row records that the file was on disk.
     """
 
     path: str

@@ -281,16 +281,16 @@ class RemoteManifestWriter:
         self._writer.append(row)
         self._count += 1
         if self._count == MAX_ROWS_PER_MANIFEST:
-            self.append_closing_row(keep_duplicates=self._keep_duplicates)
+            self.append_commit_row(keep_duplicates=self._keep_duplicates)
 
-    def append_closing_row(self, *, keep_duplicates: bool) -> None:
-        """Append a closing row to the current manifest, and upload the manifest; do nothing if it has no rows.
+    def append_commit_row(self, *, keep_duplicates: bool) -> None:
+        """Append a commit row to the current manifest, and upload the manifest; do nothing if it has no rows.
 
         Args:
             keep_duplicates: whether the run kept every copy of the same bytes.
         """
         if self._writer:
-            self._writer.append_closing_row(keep_duplicates=keep_duplicates)
+            self._writer.append_commit_row(keep_duplicates=keep_duplicates)
             self.close()
             self._upload(self._path)
 
