@@ -1,8 +1,6 @@
 """`check --fix --yes` that is killed at any of its changes, and then repeated, ends as if it had not been killed."""
 
 import os
-import subprocess
-import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 from mlimages.checks import check, find_interrupted_moves, move_files, plan_moves, record_moves, undo_interrupted_moves
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, scene
-from tests.conftest import RunCli
+from tests.conftest import RunCli, fork_server
 from tests.images.odd_images import saved
 
 KILLED = """
@@ -82,9 +80,9 @@ def test_a_fix_that_is_killed_and_repeated_ends_as_if_it_had_not_been_killed(tmp
     command = ("check", "train.txt", "val.txt", "--fix", "--yes")
 
     def run(folder: Path, kill_at: int) -> int:
-        words = [sys.executable, "-c", KILLED, str(kill_at), *command]
+        words = ["-c", KILLED, str(kill_at), *command]
         env = {**os.environ, "MLIMAGES_CACHE": str(tmp_path / "cache")}
-        return subprocess.run(words, cwd=folder, env=env, capture_output=True, check=False).returncode
+        return fork_server().start(words, folder, env, torch=False).communicate().returncode
 
     make_dataset(tmp_path / "whole", edited=edited)
     assert run(tmp_path / "whole", 0) == 0
