@@ -136,9 +136,9 @@ def test_a_list_in_place_of_a_command_is_answered_with_the_command(first: str) -
 def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(tmp_path: Path) -> None:
     links(tmp_path, "cat\thttp://127.0.0.1:9/1", "dog\thttp://127.0.0.1:9/2", name="links.txt")
     plan = invoke(tmp_path, "--dry-run").stdout.splitlines()
-    assert plan[-1].split() == ["total", "of", "2", "classes", "2"]
+    assert plan[-1].split() == ["total", "(2", "classes)", "2"]
     unknown = ["gather", "imagenet", "n02123394", "-o", str(tmp_path / "out"), "--dry-run"]
-    assert CliRunner().invoke(app, unknown).stdout.splitlines()[-1].split() == ["total", "of", "1", "class", "unknown"]
+    assert CliRunner().invoke(app, unknown).stdout.splitlines()[-1].split() == ["total", "(1", "class)", "unknown"]
     done = invoke(tmp_path)
     assert done.stdout.splitlines()[0] == "2 of 2 links failed; private-address: 2"
     assert done.stdout.splitlines()[-1] == "2 links are unfinished"
