@@ -34,8 +34,8 @@ def supports_locks(folder: Path) -> bool:
 def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 2.0) -> Iterator[None]:
     """Context manager: hold an exclusive lock on the file `path`, which is also released if the process is killed.
 
-    The file and its folder are created; the file is removed at the end. On Windows and on file systems without locks,
-    nothing is locked. The lock is on a file since NFS cannot lock folders.
+    The file and its folder are created; the file is removed at the end if it is empty. On Windows and on file systems
+    without locks, nothing is locked. The lock is on a file since NFS cannot lock folders.
 
     Args:
         error_if_locked: raised if another process still holds the lock after `timeout_s`.
@@ -75,5 +75,6 @@ def file_lock(path: Path, error_if_locked: MlimagesError, *, timeout_s: float = 
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if not os.fstat(handle).st_size:  # not a file of the user
+            path.unlink(missing_ok=True)
         os.close(handle)

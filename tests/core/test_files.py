@@ -110,6 +110,14 @@ def test_a_file_system_that_cannot_lock_is_written_all_the_same(
         pass
 
 
+def test_a_lock_file_in_which_a_user_wrote_is_kept(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("mine")
+    for _ in range(2):
+        with file_lock(tmp_path / ".lock", RunError("in use")):
+            pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
 def test_a_folder_that_another_process_removes_meanwhile_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,6 +280,20 @@ def test_nothing_is_removed_through_a_symbolic_link(site: Site, tmp_path: Path) 
     assert len(contents(elsewhere)) == MANY + 1
 
 
+def test_files_of_the_user_in_the_hidden_folder_are_kept(site: Site, tmp_path: Path) -> None:
+    hidden = tmp_path / "out/.gather"
+    mine = ["notes.txt", "manifest/notes.txt", "manifest/draft.part", "other/b.jpg", "manifest.lock"]
+    for name in mine:
+        (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+        (hidden / name).write_text("mine")
+    (hidden / "manifest/7.part").write_bytes(b"half an image")
+    site.routes |= {"/a.jpg": answer(photo(1))}
+    for _ in range(2):
+        run(conftest.links(tmp_path, site.url("/a.jpg")), tmp_path / "out")
+    assert sorted(path.relative_to(hidden).as_posix() for path in hidden.rglob("*") if path.is_file()) == sorted(mine)
+    assert len(contents(tmp_path / "out/cats")) == 1
+
+
 def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path: Path) -> None:
     files, sha256 = FileStorage(tmp_path), hashlib.sha256(b"ours").hexdigest()
     (tmp_path / "real").mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ WORK_FOLDER_NAME = ".gather"
 
 @contextmanager
 def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> Iterator[Path]:
-    """Context manager: lock `out` for a run, and yield an empty folder for unfinished images, removed at the end.
+    """Context manager: lock `out` for a run, and yield a folder for unfinished images, which are removed at the end.
 
     Args:
         out: the gathered folder.
@@ -37,17 +36,28 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     in_use = GatherError(f"another run is gathering into {out}: wait until it ends, or stop it")
     try:
         with file_lock(hidden.with_name(f"{manifest_stem}.lock"), in_use):
-            shutil.rmtree(hidden, ignore_errors=True)
-            hidden.mkdir(parents=True)  # before looking at the others, so that of two runs at least one sees the other
+            _remove_unfinished_images(hidden)
+            hidden.mkdir(
+                parents=True, exist_ok=True
+            )  # before looking at the others, so that of two runs at least one sees the other
             try:
                 for other in hidden.parent.iterdir() if is_exclusive else [hidden.with_name(Path(MANIFEST_NAME).stem)]:
                     if other.suffix != ".lock" and other != hidden and other.is_dir():
                         # raises an error if it is in use: the exclusive run would remove the manifest of the shard
                         with file_lock(other.with_name(f"{other.name}.lock"), in_use):
-                            shutil.rmtree(other, ignore_errors=True)
+                            _remove_unfinished_images(other)
                 yield hidden
             finally:
-                shutil.rmtree(hidden, ignore_errors=True)
+                _remove_unfinished_images(hidden)
     finally:
         with suppress(OSError):  # another shard is running
             hidden.parent.rmdir()
+
+
+def _remove_unfinished_images(folder: Path) -> None:
+    """Remove the files that a run leaves in its work folder, and the folder unless it contains files of the user."""
+    for path in folder.glob("*.part"):
+        if path.stem.isdecimal() and (path.is_file() or path.is_symlink()):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
