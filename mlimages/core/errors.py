@@ -131,13 +131,18 @@ def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Except
 
     Args:
         error: raised while `part_path` was written.
-        part_path: the temporary file, which is renamed to `path` at the end.
-        path: the file to name in the message.
+        part_path: the temporary file or folder, which is renamed to `path` at the end.
+        path: the file or folder to name in the message.
     """
     number = getattr(error, "errno", None)
     if not number and (found := _WRITE_ERROR_PATTERN.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
         return OSError(number, os.strerror(number), str(path))
-    if number and str(getattr(error, "filename", "")) in ("None", str(part_path)):  # a full disk's has none
-        error.filename = str(path)  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and number and _is_below(error.filename, part_path):
+        error.filename = str(path)
     return error
+
+
+def _is_below(file_name: object, folder: Path) -> bool:
+    """Return whether an error's file is `folder` or in it; True also for None, as of a full disk."""
+    return file_name is None or Path(str(file_name)).is_relative_to(folder)

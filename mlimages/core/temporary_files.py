@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
+from mlimages.core.errors import convert_to_os_error
+
 _TEMPORARY_NAME = re.compile(r"(\..*\.)(([0-9a-f]{6})[0-9a-f]{4})([0-9a-f]{6})\.part", re.DOTALL)
 """Name of a temporary file: start of the output's name, process id and random digits, process id, checksum."""
 
@@ -28,11 +30,15 @@ def make_temporary_path(path: Path) -> Path:
 
 @contextmanager
 def temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """Context manager: create a temporary folder beside `path`, and remove it at the end."""
+    """Context manager: create a temporary folder beside `path`, and remove it at the end; write errors name `path`."""
     folder = make_temporary_path(path)
     folder.mkdir()
     try:
         yield folder
+    except Exception as error:
+        if (described := convert_to_os_error(error, folder, path)) is not error:
+            raise described from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

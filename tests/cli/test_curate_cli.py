@@ -70,7 +70,13 @@ def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, 
 
 
 @pytest.mark.parametrize(
-    ("command", "where"), [("label data -o out.txt", "out.txt"), ("check data.txt", "data_checked.txt")]
+    ("command", "where"),
+    [
+        ("label data -o out.txt", "out.txt"),
+        ("check data.txt", "data_checked.txt"),
+        ("augment data.txt --size 32 --flip -o out.npz", "out.npz"),
+        ("augment data.txt --size 32 --flip -o out", "out"),
+    ],
 )
 def test_a_full_disk_is_named(folders: Path, command: str, where: str) -> None:
     items = "".join(f"data/ants/{n}.jpg 0\n" for n in range(1, 12, 2))
@@ -82,7 +88,8 @@ def test_a_full_disk_is_named(folders: Path, command: str, where: str) -> None:
         f"sys.argv[1:] = {command.split()}\n"
         "main()\n"
     )
-    env = {**os.environ, "TMPDIR": str(folders)}
+    # Python would cut off the bytecode that it caches
+    env = {**os.environ, "TMPDIR": str(folders), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run([sys.executable, "-c", code], cwd=folders, env=env, capture_output=True, text=True)
     assert ended.stderr.endswith(f"mlimages: {where.format(temp=folders)}: File too large\n")
     assert ended.returncode == 1
