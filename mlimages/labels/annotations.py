@@ -117,8 +117,7 @@ def _read_referenced_ids(
         list_key = {"image_id": "images", "category_id": "categories"}[key]
         raise LabelFileError(
             f"{path}: {key} {unknown[0]} of an annotation is not in {list_key!r} ({len(unknown)} of {len(ids)} "
-            "annotations): "
-            f"remove these annotations, or add the missing {list_key}"
+            f"annotations): remove these annotations, or add the missing {list_key}"
         )
     return ids
 

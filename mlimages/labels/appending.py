@@ -61,8 +61,7 @@ def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_c
         if name in defined and (other := defined.index(name)) != label:
             raise InputError(
                 f"{existing_labels.path}: the class {name} already has the label {other}, not {label}: append "
-                f"{new_labels.img_root} with "
-                f"--label {other}, or rename the folder"
+                f"{new_labels.img_root} with --label {other}, or rename the folder"
             )
         names = add_class_name(names, label, name)
     return LabelFile(
@@ -124,68 +123,56 @@ def append_to_split(
     )
 
 
-def require_appendable(existing: LabelFile, labels: LabelFile, *, overwrite: bool = False) -> None:
-    """Check that `write_appended` can write `labels`.
+def require_writable_labels(
+    files: Mapping[Path, LabelFile], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
+) -> None:
+    """Check that `write_label_files` can write these files.
 
     Raises:
         InputError: a file is read-only, or would have to be replaced although it was not written by mlimages or was
-            edited since, and `overwrite` is false; or the label file is a link to a file in another folder.
+            edited since, and `overwrite` is false; or a file to append to is a link to a file in another folder.
     """
-    path, definition = existing.path, class_definition_path(existing.path)
-    if not is_remote(path) and path.resolve().parent != path.parent.resolve():
-        raise InputError(
-            f"{path} is a link to a file in another folder, where relative paths differ: append to {path.resolve()}"
-        )
-    require_writable([path], overwrite=overwrite, appends=_keeps_rows(existing, labels))
-    if names := labels.defined_class_names:
-        is_kept = definition.exists() and format_added_class_names(definition, names) is not None
-        require_writable([definition], overwrite=overwrite, appends=is_kept)
-
-
-def require_writable_labels(
-    paths: Iterable[Path], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
-) -> None:
-    """Check that label files and their class definitions can be written, or appended to if they are in `appended_to`.
-
-    Raises:
-        InputError: as for `require_appendable` and `require_writable`.
-    """
-    for path in paths:
-        if path in appended_to:
-            require_appendable(appended_to[path], appended_to[path], overwrite=overwrite)
-        else:
-            require_writable([path, class_definition_path(path)], overwrite=overwrite)
+    for path, labels in files.items():
+        definition, existing = class_definition_path(path), appended_to.get(path)
+        if existing is None:
+            require_writable([path, definition], overwrite=overwrite)
+            continue
+        if not is_remote(path) and path.resolve().parent != path.parent.resolve():
+            raise InputError(
+                f"{path} is a link to a file in another folder, where relative paths differ: append to {path.resolve()}"
+            )
+        require_writable([path], overwrite=overwrite, appends=_keeps_rows(existing, labels))
+        if names := labels.defined_class_names:
+            is_kept = format_added_class_names(definition, names) is not None
+            require_writable([definition], overwrite=overwrite, appends=is_kept)
 
 
 def write_label_files(
     files: Mapping[Path, LabelFile], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
 ) -> list[LabelFile]:
-    """Write label files, or append to them if they are in `appended_to`; return the label files.
+    """Write label files by path, or append to those in `appended_to`; return the written label files.
 
-    Raises:
-        InputError: as for `require_writable_labels`.
+    `require_writable_labels` checks beforehand that this is possible.
+
+    Args:
+        files: all images by path of the label file; those of the existing file come first.
+        appended_to: the existing label files by path. Their lines, which a user may have written, are not changed.
+            Only tables, and files whose class indices change, are written again.
+        overwrite: write files again that mlimages did not write, or that were edited since.
     """
-    return [
-        write_appended(appended_to[path], file, overwrite=overwrite)
-        if path in appended_to
-        else file.write(path, overwrite=overwrite)
-        for path, file in files.items()
-    ]
+    for path, labels in files.items():
+        if path in appended_to:
+            _append(appended_to[path], labels, overwrite=overwrite)
+        else:
+            labels.write(path, overwrite=overwrite)
+    return list(map(LabelFile, files))
 
 
-def write_appended(existing: LabelFile, labels: LabelFile, *, overwrite: bool = False) -> LabelFile:
-    """Append the images of `labels` that follow those of `existing` to its file; return the label file.
-
-    Lines that a user may have written are not changed. A table, and a file whose class indices change, are written
-    again, which is refused if mlimages did not write the file or it was edited since.
-
-    Raises:
-        InputError: as for `require_appendable`.
-    """
-    require_appendable(existing, labels, overwrite=overwrite)
+def _append(existing: LabelFile, labels: LabelFile, *, overwrite: bool) -> None:
+    """Append the images of `labels` that follow those of `existing` to its file."""
     path, definition, names = existing.path, class_definition_path(existing.path), labels.defined_class_names
     items, keeps_rows, count = list(labels), _keeps_rows(existing, labels), existing.count_images()[0]
-    added = format_added_class_names(definition, names) if definition.exists() else None
+    added = format_added_class_names(definition, names)
     if names and added is None:  # first, since each class index in the label file must have a name
         write_class_names(definition, names, overwrite=overwrite)
     elif names and added:
@@ -195,7 +182,6 @@ def write_appended(existing: LabelFile, labels: LabelFile, *, overwrite: bool = 
         write_label_output(path, items, overwrite=overwrite)
     elif new_items := items[count:]:
         append_rows(path, to_text_items(new_items))
-    return LabelFile(path)
 
 
 def _keeps_rows(existing: LabelFile, labels: LabelFile) -> bool:

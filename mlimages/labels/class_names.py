@@ -77,11 +77,12 @@ def parse_class_names(class_names: Sequence[str]) -> ClassNames:
         InputError: two classes have the same name.
         TypeError: `class_names` is not a sequence of strings.
     """
-    if isinstance(class_names, str | Mapping) or not all(isinstance(name, str) for name in class_names):
+    names = tuple(class_names)
+    if isinstance(class_names, str | Mapping) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names={class_names!r}: expected a list of names, such as ('cats', 'dogs')")
-    if repeated := _find_repeated_name(class_names):
+    if repeated := _find_repeated_name(names):
         raise InputError(f"class_names contains {repeated!r} more than once: {_UNIQUE}")
-    return tuple(class_names)
+    return names
 
 
 def _find_repeated_name(class_names: Iterable[str]) -> str | None:
@@ -93,7 +94,9 @@ def _has_class_indices(lines: Iterable[str]) -> bool:
 
 
 def format_added_class_names(path: Path, class_names: Sequence[str]) -> str | None:
-    """Return the lines to append to a class definition, so that it has these names; None if it has other names."""
+    """Return the lines to append to a class definition so that it has these names; None if it must be written anew."""
+    if not path.exists():
+        return None
     with open_text(path) as file:
         lines = file.read().split("\n")
     start = len(read_class_names(path))

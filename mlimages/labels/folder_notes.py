@@ -89,8 +89,7 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
 
 
 def describe_tables_and_missing_shards(root: Path) -> Iterator[str]:
-    """Yield a line about each table in a local folder, which is not read, and about shards that `gather --shard` has
-    not written yet."""
+    """Yield lines about the tables in a local folder, which are not read, and about shards that are still missing."""
     for table in find_tables(root):
         yield f"{table.name}: not read, since the folders are the classes; to read it: {format_command('label', table)}"
     names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]

@@ -199,7 +199,8 @@ def label_dir_auto(
         TypeError: `class_names` is not a sequence of strings.
     """
     source = _require_folder(as_path(folder))
-    root = _find_class_root(source, class_names or ())
+    given_names = () if class_names is None else parse_class_names(class_names)
+    root = _find_class_root(source, given_names)
     split_folders = _find_split_folders(root)
     images_by_class = {split: _make_image_iterators(path, leaf=leaf) for split, path in split_folders.items()}
     reject_similar_class_names(images_by_class, split_folders)
@@ -207,7 +208,7 @@ def label_dir_auto(
     found = sorted({name for by_name in images_by_class.values() for name in by_name}, key=natural_sort_key)
     if not found:
         raise make_no_images_error(root, is_class_folder=False)
-    names = parse_class_names(class_names or found)
+    names = given_names or tuple(found)
     check_known_classes(root, found, names)
     skipped_notes = describe_folders_around(root, source) if root != source else []
     skipped_notes += [
@@ -223,7 +224,6 @@ def label_dir_auto(
             yield from (LabeledPath(image, label) for image in images())
 
     def make_label_file(file_name: str, *splits: str) -> LabelFile:
-        """Return the label file `file_name` in `root`, which is not written, with the images of these splits."""
         return LabelFile(
             root / file_name, root, items=lambda: chain.from_iterable(map(iter_items, splits)), class_names=names
         )

@@ -25,7 +25,6 @@ from mlimages.labels.appending import (
     append_labels,
     append_to_split,
     find_missing_images,
-    require_appendable,
     require_writable_labels,
     write_label_files,
 )
@@ -187,7 +186,7 @@ def make_label_files(
     names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
     if has_output := bool(out or options.split or source.is_dir()):
-        require_writable_labels(paths, appended_to, overwrite=force)
+        require_writable_labels({path: appended_to.get(path, labels) for path in paths}, appended_to, overwrite=force)
     files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
         split_new = partial(_split_labels, options=options, split=split, print_note=print_note)
@@ -196,18 +195,18 @@ def make_label_files(
         for line in describe_stale_split_files(earlier, labels, paths):
             print_note(line)
         files = _split_labels(labels, {}, options, split, print_note)
+    outputs = dict(zip(paths, files, strict=True))
     if has_output:
-        for path, file in zip(paths, files, strict=True):
+        for path, file in outputs.items():
             _check_output_can_be_read(path, file)
-            if path in appended_to:
-                require_appendable(appended_to[path], file, overwrite=force)
+        require_writable_labels(outputs, appended_to, overwrite=force)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             print_note(line)
         write_class_folders(dict(zip(names, files, strict=True)), options.as_folders, copy=options.copy)
     if not has_output:
         return ()
-    written = write_label_files(dict(zip(paths, files, strict=True)), appended_to, overwrite=force)
+    written = write_label_files(outputs, appended_to, overwrite=force)
     if options.split:
         group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:

@@ -19,6 +19,7 @@ from mlimages.core import (
     read_file,
     require_local_path,
 )
+from mlimages.labels.folder_notes import NUMBERED_SUBFOLDER
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import normalize_class_name
 
@@ -86,14 +87,18 @@ def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile 
 
 
 def _find_class_roots(labels: LabelFile) -> set[Path]:
-    """Return the folders with the class folders of these images: folders that have the name of the class."""
+    """Return the folders with the class folders of these images: folders that have the name of the image's class."""
     names = labels.class_names
     folders = {(os.path.dirname(path), label) for path, label in labels.text_items()}  # noqa: PTH120  # texts
-    classes = ((as_path(folder), names[label]) for folder, label in folders if isinstance(label, int))
+    classes = (
+        (as_path(NUMBERED_SUBFOLDER.sub("", folder)), names[index])
+        for folder, label in folders
+        for index in (label if isinstance(label, tuple) else (label,))
+    )
     return {
         folder.parents[name.count("/")]
         for folder, name in classes
-        if f"/{normalize_class_name(folder.as_posix())}".endswith(f"/{name}")
+        if "/".join(map(normalize_class_name, ("", *folder.parts))).endswith(f"/{name}")
     }
 
 

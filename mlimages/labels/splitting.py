@@ -34,7 +34,7 @@ class ImageGroup:
         image_indices: indices of the images in the list that is split.
         fractional_rank: position in the order of the class, in groups of average size: the number of images before this
             group, divided by the mean size of the other groups of the class.
-        rounding_offset: random number in [0, 1) per class; decides on which side a group is that contains a cut.
+        rounding_offset: random number in [0, 1) of the class, which decides on which side of a cut in it a group is.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """

@@ -25,7 +25,7 @@ from mlimages.labels.label_texts import (
     parse_label_list,
     reject_invalid_class_names,
 )
-from mlimages.labels.scanning import natural_sort_key
+from mlimages.labels.scanning import natural_sort_key, normalize_class_name
 from mlimages.labels.split_column import SplitColumn
 from mlimages.labels.splitting import compile_pattern, match_pattern
 from mlimages.labels.table_paths import describe_case_mismatch, find_relative_path, join_relative_path
@@ -100,7 +100,9 @@ class Table:
         expression = compile_pattern(self.class_from) if self.class_from else None
         for record in self._iter_records():
             path = record.get_cell(self.path_column_index)
-            label = _clean(match_pattern(expression, path) or "") if expression else self._read_label(record)
+            label = (
+                normalize_class_name(match_pattern(expression, path) or "") if expression else self._read_label(record)
+            )
             if expression and label and self.merges_rows:
                 label = format_label_list([label])
             if path:
@@ -121,7 +123,8 @@ class Table:
 
     def _read_label(self, record: Record) -> str:
         """Return the label of a row as text; "" if it has none."""
-        cells = [_clean(record.get_cell(index)) for index in self.label_column_indices]
+        texts = (record.get_cell(index).strip() for index in self.label_column_indices)
+        cells = [unicodedata.normalize("NFC", text) for text in texts]  # as class folders
         if self.merges_rows:
             return self._read_label_list(cells, record.line_number)
         if len(cells) == 1:
@@ -326,10 +329,6 @@ class Table:
     def options_hint(self) -> str:
         """A hint about the options that specify how to read the table."""
         return suggest_table_options(self.column_names)
-
-
-def _clean(label: str) -> str:
-    return unicodedata.normalize("NFC", label.strip())  # as class folders
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,15 +93,20 @@ def test_white_space_around_the_names_of_a_list_is_no_part_of_them(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("source", "options"),
-    [(" daisy ", ("--label", "0")), ("t.csv", ("--class-from", r"/([^_/]+)_")), (".", ("--class-from", r"/([^_/]+)_"))],
+    [
+        (" pink  lady ", ("--label", "0")),
+        ("t.csv", ("--class-from", r"/([^_/]+)_")),
+        (".", ("--class-from", r"/([^_/]+)_")),
+    ],
 )
-def test_white_space_around_the_name_of_a_folder_or_a_match_is_no_part_of_it(
+def test_white_space_in_the_name_of_a_folder_or_a_match_is_collapsed(
     tmp_path: Path, invoke_cli: RunCli, source: str, options: tuple[str, ...]
 ) -> None:
-    touch(tmp_path, " daisy / daisy _1.jpg", " daisy / daisy _2.jpg")
-    (tmp_path / "t.csv").write_text("file\n daisy / daisy _1.jpg\n daisy / daisy _2.jpg\n")
+    paths = [f" pink  lady / pink  lady _{n}.jpg" for n in range(2)]
+    touch(tmp_path, *paths)
+    (tmp_path / "t.csv").write_text("\n".join(["file", *paths]))
     invoke_cli("label", source, *options, "-o", "g.txt")
-    assert (tmp_path / "g_class_def.txt").read_text() == "0 daisy\n"
+    assert (tmp_path / "g_class_def.txt").read_text() == "0 pink lady\n"
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl"])

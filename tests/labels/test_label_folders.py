@@ -16,6 +16,7 @@ from mlimages.labels import (
     make_label_files,
     open_labels,
     open_splits,
+    require_outside_dataset,
 )
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
@@ -105,6 +106,16 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
     notes.clear()
     label(data / "c.", class_index=1, out=tmp_path / "c.txt")
     assert notes == ["left out: files that are not images: 1 .svg"]
+
+
+@pytest.mark.parametrize("table", [TableOptions(), TableOptions(multi_label=True)], ids=["one label", "several"])
+@pytest.mark.parametrize("folder", ["{}", "{}/part-0000", " red  {} "])
+def test_the_class_folders_of_a_label_file_are_a_dataset(tmp_path: Path, folder: str, table: TableOptions) -> None:
+    touch(tmp_path, *(f"photos/{folder.format(name)}/1.jpg" for name in ("ant", "bee")))
+    labels = open_labels(tmp_path / "photos", table).write(tmp_path / "all.txt")
+    with pytest.raises(InputError, match=f"new is inside {tmp_path}/photos, where"):
+        require_outside_dataset(tmp_path / "photos/new", labels)
+    require_outside_dataset(tmp_path / "new", labels)
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "Validation"])

@@ -285,6 +285,12 @@ def test_class_names_in_python_are_a_list_of_different_names(
         LabelFile(tmp_path / "d.txt", class_names=names)
 
 
+def test_class_names_may_be_an_iterator(tmp_path: Path) -> None:
+    touch(tmp_path, "h/a/0.jpg")
+    assert LabelFile(tmp_path / "d.txt", class_names=iter("ab")).class_names == ("a", "b")  # type: ignore[arg-type]
+    assert label_dir_auto(tmp_path, class_names=iter(("h", "i"))).labels.class_names == ("h", "i")  # type: ignore[arg-type]
+
+
 def test_no_class_definition_with_the_same_name_twice_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"n\.txt cannot contain the class name 'b' more than once"):
         write_class_names(tmp_path / "n.txt", ("b", "a", "b"))
