@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -114,9 +115,19 @@ def _copy_without_overwriting(source: Path, target: Path) -> None:
     data = read_file(source)
     for number in count(2):
         if not os.path.lexists(target):
-            with atomic_write(target) as part:
+            with suppress(FileExistsError), atomic_write(target) as part:
                 part.write_bytes(data)
-            return
+                _link_if_supported(part, target)  # unlike a rename, fails if another process has created the file
+                return
         if not target.is_symlink() and target.is_file() and target.read_bytes() == data:
             return
         target = target.with_name(f"{source.stem}-{number}{source.suffix}")
+
+
+def _link_if_supported(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # as on FAT
+        return

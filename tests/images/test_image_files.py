@@ -1,14 +1,16 @@
 """Which files of a folder are images, and where the images of each class are copied to."""
 
+import os
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mlimages.core import BrokenImage, ClassScore, Fault, Prediction
-from mlimages.images import copy_by_class, find_images
+from mlimages.core import BrokenImage, ClassScore, Fault, Prediction, atomic_write
+from mlimages.images import copy_by_class, find_images, image_files
 from mlimages.labels import IMAGE_SUFFIXES
 
 NAMES = ("cats", "dogs")
@@ -116,3 +118,29 @@ def test_a_copy_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing_so_tha
     assert list(target.parent.iterdir()) == []
     list(copy_by_class(results, tmp_path / "out", class_names=NAMES))
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_copy_does_not_replace_one_that_another_process_makes_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def write_second(path: Path) -> Iterator[Path]:
+        with atomic_write(path) as part:
+            if path.name == "a.jpg":
+                path.write_bytes(b"of another process")
+            yield part
+
+    made(tmp_path, "a.jpg")
+    monkeypatch.setattr(image_files, "atomic_write", write_second)
+    assert copied([of(tmp_path / "a.jpg", 0)], tmp_path / "out") == {
+        "cats/a.jpg": b"of another process", "cats/a-2.jpg": b"a.jpg",
+    }  # fmt: skip
+
+
+def test_images_are_copied_to_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    made(tmp_path, "a.jpg")
+    monkeypatch.setattr(os, "link", refuse)
+    assert copied([of(tmp_path / "a.jpg", 0)], tmp_path / "out") == {"cats/a.jpg": b"a.jpg"}
