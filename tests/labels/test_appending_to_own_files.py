@@ -121,7 +121,8 @@ def test_a_file_to_which_lines_cannot_be_appended_is_written_again_only_with_for
     texts = {name: content} | ({"own_class_def.txt": definition} if definition else {})
     for file, text in texts.items():
         (folder / file).write_text(text)
-    refused = invoke_cli("label", "new", "-o", name, "--append", check=False)
+    refused = invoke_cli("label", "new", "-o", name, "--append", "--as-folders", "classes", check=False)
+    assert not (folder / "classes").exists()
     assert f"{list(texts)[-1]} exists and was not written by mlimages" in refused.stderr
     assert {path.name: path.read_text() for path in folder.glob("own*")} == texts
     invoke_cli("label", "new", "-o", name, "--append", "--force")

@@ -500,6 +500,13 @@ def test_a_label_file_shows_its_path_its_images_and_its_classes(tmp_path: Path) 
     assert repr(LabelFile(tmp_path / "none.txt")).startswith(f"<LabelFile {tmp_path / 'none.txt'}: no label file at")
 
 
+def test_a_label_file_that_may_not_be_replaced_is_refused_before_images_are_compared(tmp_path: Path) -> None:
+    (touch(tmp_path, "h/a/0.jpg", "h/b/0.jpg") / "all_train.txt").write_text("by hand")
+    options = LabelOptions(tmp_path / "h", tmp_path / "all.txt", split=(0.5, 0.5))
+    with pytest.raises(InputError, match=r"all_train.txt exists and was not written by mlimages"):
+        make_label_files(options, split=pytest.fail)  # type: ignore[arg-type]
+
+
 def test_the_limit_of_a_class_keeps_the_order_and_depends_on_the_seed() -> None:
     labels = LabelFile("a.txt", items=lambda: many(40), class_names=("ant", "bee"))
     few = list(labels.limit_per_class(5))
