@@ -63,7 +63,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
         part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private
         yield part
-        if mode is not None:
+        if mode is not None and mode != stat.S_IMODE(part.stat().st_mode):  # some file systems refuse any chmod
             part.chmod(mode)
         part.replace(path)
     except Exception as error:

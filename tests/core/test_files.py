@@ -151,6 +151,19 @@ def test_recorded_settings_are_not_listed_as_a_file(name: str, tmp_path: Path) -
     assert list_written_files(tmp_path) == {name}
 
 
+def test_a_file_is_replaced_where_the_file_system_has_fixed_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    write_text(tmp_path / "a.txt", "old")
+    (tmp_path / "a.txt").chmod(0o600)
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
 WRITES_FOR_EVER = """
 import sys, time
 from pathlib import Path
