@@ -180,7 +180,8 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # 130: some versions of Typer catch Ctrl-C themselves
             raise
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C during exit would print a traceback
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one during exit would print a traceback
+            signal.signal(number, signal.SIG_IGN)
         command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
         advice = "; run the same command again to resume" * (command in RESUMABLE_COMMANDS)
         print(f"mlimages: interrupted{advice}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
@@ -119,9 +119,33 @@ def test_ctrl_c_while_the_command_line_is_imported_prints_one_line(
     assert (ended.value.code, capsys.readouterr().err) == (130, "mlimages: interrupted\n")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Run `main` with a function that is interrupted in place of the command."""
+
+    def run(command: Callable[[], None], *words: str) -> None:
+        for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
+            monkeypatch.setattr(cli, name, lambda: None)
+        monkeypatch.setattr(cli, "app", command)
+        monkeypatch.setattr(sys, "argv", ["mlimages", *words])
+        with pytest.raises(SystemExit, match="130"):
+            cli.main()
+
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    yield run
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("wait_s", [0.0, 0.1])
 def test_ctrl_c_in_a_finalizer_ends_the_command_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wait_s: float
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run_main: Callable[..., None],
+    wait_s: float,
 ) -> None:
     start = threading.Thread.start
 
@@ -137,19 +161,9 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
         Interrupted()
         threading.Event().wait(60)
 
-    handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
-    for name in ("disable_gc_at_exit", "raise_mmap_threshold", "interrupt_on_sigterm"):  # they change this process
-        monkeypatch.setattr(cli, name, lambda: None)
-    monkeypatch.setattr(cli, "app", command)
-    monkeypatch.setattr(sys, "argv", ["mlimages", "check", "labels.txt"])
-    try:
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert ended.value.code == 130
+    run_main(command, "check", "labels.txt")
     assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
 
 
@@ -157,21 +171,14 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     "name", sorted(["gather", *(each.__name__ for part in cli.COMMANDS.values() for each in part)])
 )
 def test_only_a_command_that_reuses_its_work_proposes_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run_main: Callable[..., None], name: str
 ) -> None:
     def command() -> None:
         raise KeyboardInterrupt
 
-    handler = signal.getsignal(signal.SIGINT)
-    for function in ("disable_gc_at_exit", "raise_mmap_threshold", "resend_lost_interrupts", "interrupt_on_sigterm"):
-        monkeypatch.setattr(cli, function, lambda: None)
-    monkeypatch.setattr(cli, "app", command)
-    monkeypatch.setattr(sys, "argv", ["mlimages", "--verbose", name])
-    try:
-        with pytest.raises(SystemExit):
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    monkeypatch.setattr(cli, "resend_lost_interrupts", lambda: None)
+    run_main(command, "--verbose", name)
+    assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_IGN] * 2  # else a traceback during exit
     resumes = name in ("gather", "label", "check", "mean", "probe", "features", "finetune")
     expected = "; run the same command again to resume" if resumes else ""
     assert capsys.readouterr().err == f"mlimages: interrupted{expected}\n"
