@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlimages.checks.codes import Code
 from mlimages.checks.fixes import move_file
 from mlimages.checks.result import CheckReport, Move, update_label_file
 from mlimages.core import InputError, is_unchanged_output, path_from_name, relative_name, write_text
@@ -39,24 +38,23 @@ def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
     return [path for path in map(_record_path, files) if path.exists()]
 
 
-def undo_interrupted_moves(record: Path) -> list[Move]:
-    """Undo the moves in a record that `find_interrupted_moves` returned; return the moves back.
+def undo_interrupted_moves(record: Path) -> None:
+    """Undo the moves in a record that `find_interrupted_moves` returned.
 
-    The files go back to where they were, and label files of mlimages that already list the new paths are changed back.
-    A file stays where it is if a label file that a user edited lists it there, or another file is in its old place.
+    Label files of mlimages that already list the new paths are changed back. A file stays where it is if a label file
+    that a user edited lists it there, or another file is in its old place.
     """
     values = json.loads(record.read_text(encoding="utf-8"))
     files = [LabelFile(path_from_name(name, record.parent)) for name in values["label_files"]]
     kept = {os.path.realpath(name) for file in files for name in _list_edited(file)}
-    back = []
-    for source_name, target_name, code in values["moves"]:  # files first: a link is moved back after its file
+    old_paths = {}
+    for source_name, target_name, _ in values["moves"]:  # files first: a link is moved back after its file
         source, target = path_from_name(source_name, record.parent), path_from_name(target_name, record.parent)
         if os.path.realpath(target) not in kept and _undo_move(source, target):
-            back.append(Move(target, source, Code(code)))
+            old_paths[os.path.realpath(target)] = source
     for file in files:
-        update_label_file(file, {os.path.realpath(move.source): move.target for move in back})
+        update_label_file(file, old_paths)
     record.unlink()
-    return back
 
 
 def _undo_move(source: Path, target: Path) -> bool:

@@ -163,8 +163,7 @@ def check(
     files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
     result_paths = checks.list_result_paths(files)
     require_writable([*report_paths, *chain.from_iterable(result_paths)], overwrite=force)
-    if records := checks.find_interrupted_moves(files):
-        _undo_interrupted_moves(records, undo=yes)
+    if _undo_interrupted_moves(files, undo=yes):
         files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
     embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
@@ -241,18 +240,17 @@ def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     return embed
 
 
-def _undo_interrupted_moves(records: Sequence[Path], *, undo: bool) -> None:
-    """Undo the moves of an earlier `check --fix --yes` that was interrupted, or print how to do so."""
+def _undo_interrupted_moves(files: Sequence[LabelFile], *, undo: bool) -> bool:
+    """Undo the moves of a `check --fix --yes` that was interrupted, or print how to do so; return whether any were."""
     from mlimages import checks
 
+    records = checks.find_interrupted_moves(files)
     for record in records:
         if undo:
-            back = checks.undo_interrupted_moves(record)
-            print_to_stderr(
-                f"{record}: --fix was interrupted: {pluralize(len(back), 'file')} moved back, to check again"
-            )
-        else:
-            print_to_stderr(f"{record}: --fix was interrupted: repeat the command with --fix --yes")
+            checks.undo_interrupted_moves(record)
+        action = "its moves are undone, to check again" if undo else "repeat the command with --fix --yes"
+        print_to_stderr(f"{record}: --fix was interrupted: {action}")
+    return undo and bool(records)
 
 
 def _print_report(report: CheckReport) -> None:
