@@ -304,17 +304,23 @@ def mean(
 
     require_engine_installed(engine)
     out = as_path(out)
+    size = size or ("" if model else "224")
+    finetune_options = {"model": model, "size": size, "resize": resize, "gray": gray}
     if model:
         if (size or resize or gray) and Path(model).is_dir():
             raise typer.BadParameter(
                 "a run folder cannot be combined with --size, --resize or --gray", param_hint="--model"
             )
-        from mlimages.training import get_image_property, get_network_name
+        from mlimages.training import get_image_property, read_config
 
-        network, sides = get_network_name(model), parse_size(size) if size else None
+        sides = parse_size(size) if size else None
         image_property = get_image_property(model, size=sides, resize=resize, gray=gray or None)
+        if Path(model).is_dir():
+            run, size = read_config(model), format_size(image_property.width, image_property.height)
+            finetune_options = {"model": run.model, "size": size, "resize": run.resize, "gray": run.gray}
+            finetune_options["no_gray"] = run.gray is False
     else:
-        image_property = make_image_property(size or "224", resize=resize or "shorter", gray=gray)
+        image_property = make_image_property(size, resize=resize or "shorter", gray=gray)
     data = TrainingData(read_labels(source, table_options), image_property)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
@@ -339,10 +345,5 @@ def mean(
         " ".join(f"{value:.1f}" for value in values) for values in (mean_image.channel_mean, mean_image.channel_std)
     )
     print(f"per channel: mean {mean_text}, std {std_text}")
-    prepared: list[object] = ["--model", network] if model else []
-    if size or not model or network != model:  # a run may have another size
-        prepared += ["--size", format_size(image_property.width, image_property.height)]
-    prepared += ["--resize", image_property.resize] * bool(resize if model else image_property.resize != "shorter")
-    prepared += ["--gray"] * gray
-    options = [*to_cli_args(table_options), *find_validation_option(source), *prepared]
+    options = [*to_cli_args(table_options), *find_validation_option(source), *to_cli_args(finetune_options)]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

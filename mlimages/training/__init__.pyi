@@ -10,7 +10,6 @@ from .finetune import Callback as Callback
 from .finetune import fine_tune as fine_tune
 from .finish import FineTuneResult as FineTuneResult
 from .inputs import get_image_property as get_image_property
-from .inputs import get_network_name as get_network_name
 from .inputs import summarize_run_network as summarize_run_network
 from .model_probe import probe_models as probe_models
 from .probing import probe_layers as probe_layers

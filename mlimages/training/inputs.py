@@ -273,16 +273,6 @@ def require_enough_images(
         raise InputError(f"{fewer} {image_kind}training images of {', '.join(few)}: gather more, or remove the class")
 
 
-def get_network_name(model_or_run: str) -> str:
-    """Return the name of a run folder's network, or the argument itself if it is the name of a network.
-
-    Raises:
-        RunError: the folder is not a run folder.
-    """
-    folder = Path(model_or_run)
-    return str(read_settings(RunFiles(folder))["config"]["model"]) if folder.is_dir() else model_or_run
-
-
 def get_image_property(
     source: str, *, size: int | tuple[int, int] | None = None, resize: Resize | None = None, gray: bool | None = None
 ) -> ImageProperty:

@@ -7,17 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    for n in range(12):
-        path = tmp_path / "data" / ("ants" if n % 2 else "bees") / f"{n}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(scene(n, width=90, height=60)))
-    return tmp_path / "data"
 
 
 @pytest.mark.parametrize(
@@ -28,7 +18,7 @@ def test_commands_take_the_size_as_finetune_does(data: Path, invoke_cli: RunCli,
     if command.startswith("mean"):
         assert np.load("m.npy").shape == (3, 16, 24)
     if command.startswith("augment"):
-        assert np.load("a.npz")["x"].shape == (12, 16, 24, 3)
+        assert np.load("a.npz")["x"].shape == (8, 16, 24, 3)
     for wrong in ("0", "24x", "x", "-3", "1x2x3"):
         refused = invoke_cli(*command.format(wrong).split(), "--force", check=False)
         assert f"'{wrong}' is not a size in pixels" in refused.stderr
@@ -68,7 +58,9 @@ def test_the_advised_mean_image_is_accepted_without_a_warning(
 def test_the_command_after_mean_trains_with_the_mean_image(
     data: Path, invoke_cli: RunCli, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number, options in enumerate(["--size 64x32", "--model cifar10_cnn --size 48 --resize crop --gray"]):
+    sizes = "--size 64x32", "--model cifar10_cnn --size 48 --resize crop --gray", "--model run1", "--model rgb"
+    invoke_cli(*["finetune", "data", "--model", "lenet5", "--no-gray", "--epochs", "1", "-o", "rgb"])
+    for number, options in enumerate(sizes):
         ended = invoke_cli("mean", "data", *options.split(), "-o", f"{number}.png")
         following = shlex.split(ended.stderr.splitlines()[-1].partition("next: mlimages ")[2])
         model = [] if "--model" in following else ["--model", "cifar10_cnn"]

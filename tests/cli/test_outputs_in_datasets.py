@@ -8,18 +8,7 @@ from mlimages import augment
 from mlimages.core import ImageProperty, InputError
 from mlimages.inference import OnnxBundle
 from mlimages.labels import label_dir, label_dir_by_pattern, open_labels
-from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two classes of four images in `data`, beside a label file of other images."""
-    for n in range(8):
-        path = tmp_path / "data" / ("ants" if n % 2 else "bees") / f"{n}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(scene(n, width=90, height=60)))
-    return tmp_path / "data"
 
 
 @pytest.mark.parametrize("folder", [".", "ants", "ants/deep", "sheets"])
