@@ -224,8 +224,7 @@ def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFil
         if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
             raise InputError(
                 f"{path} and {paths[len(earlier)]} list no classes, so the class of each is its file name, which is "
-                "the same: "
-                f"rename one of them, or use --class {last.file_class} if they are one class"
+                f"the same: rename one of them, or use --class {last.file_class} if they are one class"
             )
 
 
