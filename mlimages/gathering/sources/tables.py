@@ -50,12 +50,12 @@ def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tup
         first_lines: the first lines of the list.
         lines: an iterator over all lines, the first ones included.
     """
-    first_row = next((line for line in first_lines if not line.startswith("#")), "")
+    first_row = next((line for line in first_lines if not line.startswith("#")), ",;|\t")
     has_header, delimiters = is_header(first_row), set(first_row) & set(",;|\t")
 
     def is_comment(line: str) -> bool:
-        is_row = not has_header and is_link(line) and delimiters & set(line)  # of a class such as `#ants`
-        return line.startswith("#") and not is_row
+        cells = (cell.strip(' "') for delimiter in delimiters for cell in line.split(delimiter))
+        return line.startswith("#") and (has_header or not any(map(is_http_url, cells)))  # a class may be `#ants`
 
     comments = list(takewhile(is_comment, first_lines))
     if not comments:
