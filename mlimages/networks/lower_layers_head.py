@@ -55,8 +55,8 @@ def add_lower_layers_head(model: Model) -> Model | None:
     (U. Evci et al., ICML 2022, arXiv 2201.03529).
 
     Returns:
-        The new model; None if the network cannot be traced, already has a module `depths`, or has no cut point except
-        the one before the existing head.
+        The new model; None if the network cannot be traced, already has a module or tensor `depths`, or has no cut
+        point except the one before the existing head.
 
     Examples:
         >>> import torch
@@ -70,7 +70,7 @@ def add_lower_layers_head(model: Model) -> Model | None:
         True
     """
     graph = trace(model.network)
-    if graph is None or LOWER_HEAD_PATH in model.network._modules:
+    if graph is None or isinstance(getattr(model.network, LOWER_HEAD_PATH, None), nn.Module | Tensor):
         return None
     try:
         next_layers = [cut.next_layer for cut in find_cut_points(model) if not model.is_head(cut.next_layer)]
@@ -102,6 +102,7 @@ def add_lower_layers_head(model: Model) -> Model | None:
         graph.output_node().args = (graph.call_function(operator.add, (logits, added)),)
     root = nn.Module()
     root.__dict__.update(model.network.__dict__)
+    root.__dict__.pop(LOWER_HEAD_PATH, None)  # a number of blocks, as in timm's PVT, which would hide the module
     lower_head = LowerLayersHead(layer_features, classes).to(parameter.device)
     root._modules = {**model.network._modules, LOWER_HEAD_PATH: lower_head}
     network = fx.GraphModule(root, graph)

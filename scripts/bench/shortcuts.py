@@ -116,10 +116,10 @@ def network_fit() -> Any:
     from mlimages.images import load_pixels
     from mlimages.inference import OnnxBundle, ParityTestImage
     from mlimages.networks import (
-        LOWER_HEAD_PATH,
         Normalize,
         add_lower_layers_head,
         build_model,
+        find_lower_layers_head,
         freeze,
         split_network,
     )
@@ -139,7 +139,9 @@ def network_fit() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file.getvalue(), options)
-    widths: tuple[int, ...] = deep.network.get_submodule(LOWER_HEAD_PATH).widths  # type: ignore[assignment]
+    lower_head = find_lower_layers_head(deep.network)
+    assert lower_head
+    widths = lower_head.layer_features
 
     def features(pixels: Any) -> Any:
         return np.concatenate(session.run(None, {"x": np.stack(pixels)}), axis=1)  # (N, D)

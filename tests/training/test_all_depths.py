@@ -122,3 +122,15 @@ def test_a_module_of_the_same_name_is_a_layer_like_any_other(own: nn.Module) -> 
     assert add_lower_layers_head(model) is None
     freeze(model, "second")
     assert _trains_below_head(model) == isinstance(own, nn.Conv2d)
+
+
+@pytest.mark.parametrize("own", [(2, 2), nn.Parameter(torch.ones(1)), torch.ones(1)])
+def test_a_number_of_blocks_of_the_same_name_is_no_layer_and_a_tensor_is_kept(own: object) -> None:
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    network, x = nn.Sequential(*layers), torch.randn(2, 3, 32, 32)
+    setattr(network, LOWER_HEAD_PATH, own)
+    model = wrap_network(network, Preprocessing(ImageProperty(32), Normalization()), num_classes=3, pretrained=True)
+    extended = add_lower_layers_head(model)
+    assert (extended is None) == isinstance(own, torch.Tensor)
+    assert extended is None or torch.equal(extended.network(x), model.network(x))
+    assert getattr(network, LOWER_HEAD_PATH) is own
