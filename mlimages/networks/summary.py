@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlimages.core import Layer, LayerState, ModelError, NetworkSummary, summarize_error
@@ -98,9 +100,9 @@ def summarize(
     """
     meta_network = _copy_to_meta_device(network).eval()
     recorder = _CallRecorder(meta_network, names or {})
-    counter = FlopCounterMode(display=False)
+    counter, parameter_uses = FlopCounterMode(display=False), _ParameterUses()
     try:
-        with counter:
+        with counter, parameter_uses:
             meta_network(torch.empty(2, *input_shape, device="meta"))  # some batch norms raise on a batch of one
     except Exception as error:  # the network's code may raise any error on an invalid size
         name, problem = title or "the network", summarize_error(error)
@@ -116,7 +118,9 @@ def summarize(
     return NetworkSummary(
         title=title,
         input=input_shape,
-        layers=tuple(recorder.summarize_layer(path, flops.get(path, 0) // 4) for path in recorder.find_layers()),
+        layers=tuple(
+            recorder.summarize_layer(path, flops.get(path, 0) // 4) for path in recorder.find_layers(parameter_uses.ids)
+        ),
         parameters=sum(p.numel() for p in parameters),
         trained_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         multiply_adds=counter.get_total_flops() // 4,  # two operations per multiply-add, two images
@@ -148,6 +152,20 @@ class _ModuleCall:
     previous_feature_map_shape: Shape
 
 
+class _ParameterUses(TorchFunctionMode):
+    """Records the ids of the parameters that are passed to torch's functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.ids.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, nn.Parameter))
+        return func(*args, **(kwargs or {}))
+
+
 class _CallRecorder:
     """Registers hooks that record the first call of every module: `calls`, by module path, children before parents."""
 
@@ -166,18 +184,18 @@ class _CallRecorder:
         """Name of the innermost module that is running, or that has failed; "" for the network itself."""
         return self._running[-1] if self._running else ""
 
-    def find_layers(self) -> list[str]:
+    def find_layers(self, used_ids: Set[int]) -> list[str]:
         """Return the paths of the called modules that the summary lists as layers, in the order of the calls.
 
         These are the modules without a called submodule, and those of `_find_composite_layers`, whose submodules are
-        not listed.
+        not listed. `used_ids` are the ids of the parameters that the network uses.
         """
         parents = {parent for path in self.calls for parent in _list_parents(path)}
-        composite = self._find_composite_layers()
+        composite = self._find_composite_layers(used_ids)
         layers = (path for path in self.calls if path and (path not in parents or path in composite))
         return [path for path in layers if composite.isdisjoint(_list_parents(path))]
 
-    def _find_composite_layers(self) -> set[str]:
+    def _find_composite_layers(self, used_ids: Set[int]) -> set[str]:
         """Return the paths of the called modules that are a single layer, even if they have submodules.
 
         Either the module has parameters and its submodules have none, like a batch norm with an activation; or the
@@ -187,7 +205,7 @@ class _CallRecorder:
         for path, module in self._modules.items():
             if path in self.calls and _has_only_own_parameters(module):
                 found.add(path)
-            elif path not in self.calls and any(True for _ in module.parameters(recurse=False)):
+            elif path not in self.calls and not used_ids.isdisjoint(map(id, module.parameters(recurse=False))):
                 found.update([parent for parent in _list_parents(path) if parent in self.calls][-1:])
         return found - {""}
 

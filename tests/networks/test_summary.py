@@ -254,6 +254,20 @@ def test_a_layer_that_consists_of_modules_is_listed_with_all_its_parameters() ->
     assert "belong to no layer" not in str(found)
 
 
+def test_a_module_with_a_layer_that_it_never_uses_is_listed_as_its_other_layers() -> None:
+    class Block(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+            self.unused = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[1](self[0](x))
+
+    found = summarize(nn.Sequential(Block(), nn.Flatten()), (3, 8, 8))
+    assert [layer.name for layer in found.layers] == ["0.0", "0.1", "1"]
+    assert "20 parameters belong to no layer" in str(found)
+
+
 @pytest.mark.parametrize(
     ("name", "embeddings"),
     [
