@@ -9,6 +9,7 @@ from typing import Any
 
 from mlimages.core import RunError, file_lock, format_command, summarize_error
 from mlimages.inference import external_data_path
+from mlimages.labels import class_definition_path
 
 RUN_VERSION = 1
 
@@ -84,20 +85,30 @@ class RunFiles:
     @property
     def output_files(self) -> tuple[Path, ...]:
         """Files that a run writes; a new run does not start in a folder that contains one of them."""
-        data = (self.classes, self.train, self.val, self.mean_image)
-        training = (self.state, self.best, self.last)
+        weights = (self.state, self.best, self.last, self.known)
+        return (*self.initial_files, *weights, *self.result_files, *self.export_files)
+
+    @property
+    def initial_files(self) -> tuple[Path, ...]:
+        """Files that a run writes before its first epoch, and keeps when it is resumed."""
+        definitions = map(class_definition_path, (self.train, self.val))
         notes = (self.folder / "left_out.tsv", self.folder / "suspects.tsv")
-        return (*data, *notes, *training, self.known, *self.result_files)
+        return (self.classes, self.train, self.val, *definitions, self.mean_image, *notes)
 
     @property
     def result_files(self) -> tuple[Path, ...]:
-        """Metrics, predictions, exported network, plots and report.
+        """Metrics and predictions: a run replaces them, even when it is resumed."""
+        return (self.metrics, self.predictions, self.result)
 
-        A run replaces them, even when it is resumed. It therefore first checks that nobody edited them.
-        """
-        plots = (self.folder / "curves.png", self.folder / "confusion.png")
-        ends = (self.predictions, self.result, self.onnx, external_data_path(self.onnx))
-        return (self.metrics, *ends, *plots, self.report)
+    @property
+    def export_files(self) -> tuple[Path, ...]:
+        """Exported network, plots and report: a run replaces them if it exports its network."""
+        return (self.onnx, external_data_path(self.onnx), *self.report_files)
+
+    @property
+    def report_files(self) -> tuple[Path, Path, Path]:
+        """Plots and report."""
+        return (self.folder / "curves.png", self.folder / "confusion.png", self.report)
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:

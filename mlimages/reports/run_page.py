@@ -29,6 +29,7 @@ from mlimages.core import (
 from mlimages.inference import Explanation, Predictor, explain, find_model_file, measure_model_size
 from mlimages.labels import LabelFile
 from mlimages.reports import pages, plots
+from mlimages.reports.run_files import RunFiles
 from mlimages.reports.run_folder import Predictions, RunFolder, read_run
 from mlimages.reports.suspects import SuspectLabel, read_suspects
 
@@ -62,8 +63,8 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)
-    page, curves, confusion = (run.path / name for name in ("report.html", "curves.png", "confusion.png"))
-    require_writable([page, curves, confusion], overwrite=overwrite)
+    curves, confusion, page = files = RunFiles(run.path).report_files
+    require_writable(files, overwrite=overwrite)
     if run.epochs:
         plots.save_png(plots.plot_curves(run.epochs, num_val_images=run.num_val_images), curves, overwrite=overwrite)
     if run.predictions and not run.predictions.is_multi_label:

@@ -125,7 +125,7 @@ def fine_tune(
         if is_finished:
             return complete_finished_run(files, export=export, network=network, overwrite=overwrite, progress=progress)
         if is_main:
-            require_unedited_files(files, overwrite=overwrite)
+            require_unedited_files(files, export=export, overwrite=overwrite)
         inputs = read_inputs(config, files, custom_network)  # all checks that need no image, before anything is written
         with files.lock() if is_main else nullcontext(), log_to_file(files.log) if is_main else nullcontext():
             started, state = time.monotonic(), load_state(files)

@@ -30,6 +30,7 @@ from mlimages.core import (
     make_html_table,
     pluralize,
     relative_name,
+    require_writable,
     wilson_interval,
     write_output,
     write_text_output,
@@ -48,7 +49,6 @@ from mlimages.training.checkpoints import TrainingState, load_trained_tensors, m
 from mlimages.training.head_inputs import compute_head_inputs
 from mlimages.training.known_output import KNOWN_SHARE, fit_known_score, save_known_output
 from mlimages.training.loop import ValidationResult, validate
-from mlimages.training.run import require_unedited_files
 from mlimages.training.run_export import export_run, export_trained_run, read_exported_bundle, warn_about_lost_options
 from mlimages.training.training_job import TrainingJob
 
@@ -175,7 +175,7 @@ def complete_finished_run(
         format_command("finetune", "--resume", files.folder, "--epochs", "N"),
     )
     if export and distributed.is_main_process() and not (files.onnx.exists() and files.report.exists()):
-        require_unedited_files(files, overwrite=overwrite)
+        require_writable((files.result, *files.report_files), overwrite=overwrite)
         with files.lock():
             if not files.onnx.exists():
                 export_run(files.folder, files.onnx, network=network, overwrite=overwrite, progress=progress)

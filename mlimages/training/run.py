@@ -92,7 +92,8 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
         raise InputError(f"{files.folder} is a file: choose another output folder with -o")
     if not files.config.exists():
         foreign = [path.name for path in files.output_files if path.exists()]
-        foreign += [] if _can_replace_log(files.log) else [files.log.name]
+        if not _is_missing_or_log(files.log):
+            foreign.append(files.log.name)
         if foreign:
             raise InputError(
                 f"{files.folder} is not a run folder and contains {', '.join(foreign)}: "
@@ -117,7 +118,7 @@ def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     return files.result.exists()
 
 
-def require_unedited_files(files: RunFiles, *, overwrite: bool) -> None:
+def require_unedited_files(files: RunFiles, *, export: bool, overwrite: bool) -> None:
     """Check that a run in this folder replaces no file that a person made or edited.
 
     The settings and the weights are not checked, since a run continues from them.
@@ -125,11 +126,12 @@ def require_unedited_files(files: RunFiles, *, overwrite: bool) -> None:
     Raises:
         InputError: a file was not written by mlimages or was edited since, and `overwrite` is false.
     """
-    first_files = (files.classes, files.train, files.val, files.folder / "left_out.tsv", files.folder / "suspects.tsv")
-    require_writable((*(() if files.state.exists() else first_files), *files.result_files), overwrite=overwrite)
+    initial_files = () if files.state.exists() else files.initial_files
+    export_files = files.export_files if export else ()
+    require_writable((*initial_files, *files.result_files, *export_files), overwrite=overwrite)
 
 
-def _can_replace_log(path: Path) -> bool:
+def _is_missing_or_log(path: Path) -> bool:
     """Return whether the file is missing, empty, or a log of mlimages.
 
     A run that failed before it wrote `config.json` leaves such a log.

@@ -11,10 +11,12 @@ from mlimages.training import export_run, fine_tune
 from tests.training.conftest import config_for, write_colours
 
 MINE = b"a person's work"
-REPLACED = [
-    "confusion.png", "curves.png", "metrics.csv", "model.onnx", "model.onnx.data", "report.html", "result.json",
-    "val_predictions.csv",
+INITIAL = [
+    "classes.txt", "left_out.tsv", "mean.npy", "suspects.tsv", "train.txt", "train_class_def.txt", "val.txt",
+    "val_class_def.txt",
 ]  # fmt: skip
+EXPORTED = ["confusion.png", "curves.png", "model.onnx", "model.onnx.data", "report.html"]
+REPLACED = ["metrics.csv", "result.json", "val_predictions.csv", *EXPORTED]
 KEPT = ["README.md", "left_out.tsv", "log.txt", "notes.txt", "suspects.tsv"]
 
 pytestmark = pytest.mark.train
@@ -36,10 +38,13 @@ def run(finished: Path) -> Path:
     return Path(shutil.copytree(finished.parent / "run", copy))
 
 
-@pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.parametrize("name", [*INITIAL, *REPLACED])
 def test_a_run_that_would_replace_an_edited_file_is_refused_before_it_trains(
     name: str, finished: Path, run: Path
 ) -> None:
+    if name in INITIAL:  # a run without a complete epoch starts again
+        (run / "state.safetensors").unlink()
+        (run / "result.json").unlink()
     with (run / name).open("ab") as file:
         file.write(MINE)
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
@@ -57,6 +62,29 @@ def test_a_resumed_run_keeps_the_edited_files_that_it_does_not_replace(finished:
     fine_tune(config_for(finished, out=run, model="lenet5", epochs=2))
     assert {name: (run / name).read_bytes()[: len(before[name])] for name in KEPT} == before
     fine_tune(config_for(finished, out=run, model="lenet5", epochs=3))
+
+
+def test_a_run_that_exports_nothing_keeps_edited_exports(finished: Path, run: Path) -> None:
+    for name in EXPORTED:
+        (run / name).write_bytes(MINE)
+    fine_tune(config_for(finished, out=run, model="lenet5", epochs=2), export=False)
+    assert {(run / name).read_bytes() for name in EXPORTED} == {MINE}
+
+
+def test_a_missing_report_is_written_beside_an_edited_file_that_it_does_not_replace(finished: Path, run: Path) -> None:
+    (run / "report.html").unlink()
+    (run / "model.onnx.data").write_bytes(MINE)
+    fine_tune(config_for(finished, out=run, model="lenet5", epochs=1))
+    assert (run / "report.html").exists()
+    assert (run / "model.onnx.data").read_bytes() == MINE
+
+
+def test_a_finished_run_is_not_exported_if_it_would_replace_an_edited_plot(finished: Path, run: Path) -> None:
+    (run / "model.onnx").unlink()
+    (run / "curves.png").write_bytes(MINE)
+    with pytest.raises(InputError, match=r"curves\.png exists"):
+        fine_tune(config_for(finished, out=run, model="lenet5", epochs=1))
+    assert not (run / "model.onnx").exists()
 
 
 def test_a_run_replaces_edited_files_with_overwrite_but_never_the_weights_file_of_another_model(
@@ -78,7 +106,7 @@ def test_an_export_into_the_run_folder_replaces_no_edited_file(name: str, run: P
     assert (run / name).read_bytes() == MINE
 
 
-@pytest.mark.parametrize("name", ["log.txt", "model.onnx.data", "report.html"])
+@pytest.mark.parametrize("name", ["log.txt", "model.onnx.data", "report.html", "train_class_def.txt"])
 def test_a_run_does_not_start_in_a_folder_with_a_persons_file_of_that_name(
     name: str, finished: Path, tmp_path: Path
 ) -> None:
