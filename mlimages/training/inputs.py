@@ -106,9 +106,9 @@ class CustomNetwork:
         """Check that the preprocessing and the settings have no value that would be ignored with a custom network.
 
         Raises:
-            InputError: the preprocessing names a mean image, or the settings name another network or a weights file.
+            InputError: only the preprocessing names a mean image, or the settings name another network or weights file.
         """
-        self.preprocessing.normalization.check_mean_image(None)
+        self.preprocessing.normalization.check_mean_image(config.mean_file)
         if config.model not in (DEFAULT_MODEL, self.name) or config.weights not in ("default", "none"):
             raise InputError(
                 f"model {config.model!r} with weights {config.weights!r} cannot be combined with a custom network: "
@@ -135,16 +135,15 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
         raise MissingExtraError("resuming a run that uses OpenVINO", "train")
     splits = _read_stored_splits(files) if is_resumed else read_labeled_splits(config)
     distributed.require_same_on_ranks("label files and run folder", (is_resumed, splits.train, splits.val))
-    require_enough_images(
-        splits.train, splits.class_names, min_images=1 if splits.val is not None or splits.is_multi_label else 2
-    )
+    min_images = 1 if splits.val is not None or splits.is_multi_label else 2
+    require_enough_images(splits.train, splits.class_names, min_images=min_images)
     model = _build_network(config, len(splits.class_names), custom_network)
     if splits.is_multi_label and type(model.network).__name__ == "SqueezeNet":
         raise ModelError(
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
-    mean = None if is_resumed else _check_std_and_load_mean_image(config, model.preprocessing)
+    mean = None if is_resumed else _check_std_and_load_mean(config, model, custom_network)
     return TrainingInputs(splits, model, freeze(model, config.freeze), mean, is_resumed)
 
 
@@ -311,13 +310,13 @@ def summarize_run_network(run: str | os.PathLike[str]) -> NetworkSummary:
     )
 
 
-def _check_std_and_load_mean_image(config: FineTuneConfig, expected_preprocessing: Preprocessing) -> MeanImage | None:
+def _check_std_and_load_mean(config: FineTuneConfig, model: Model, custom: CustomNetwork | None) -> MeanImage | None:
     """Check the number of values of `config.std`; return the mean image, or None if `config.mean` is not a file.
 
     Raises:
         InputError: `std` does not match the network, or the mean image cannot be used.
     """
-    channels = expected_preprocessing.input_shape[0]
+    channels, image = model.preprocessing.input_shape[0], model.preprocessing.image
     if len(config.std) not in (0, 1, channels):
         raise InputError(
             f"std has {len(config.std)} values, but the network has {pluralize(channels, 'input channel')}: use one "
@@ -325,12 +324,13 @@ def _check_std_and_load_mean_image(config: FineTuneConfig, expected_preprocessin
         )
     if not config.mean_file:
         return None
-    if differences := describe_preprocessing_differences(config.mean_file, expected_preprocessing.image):
+    if differences := describe_preprocessing_differences(config.mean_file, image):
+        code = f"`TrainingData(LABELS, {image}).make_mean_image(PATH)`"
         logger.warning(
             "the mean image %s was computed with other preprocessing than this run uses (%s): recreate it with %s",
-            config.mean_file, differences, _format_mean_command(config, expected_preprocessing.image),
+            config.mean_file, differences, code if custom else _format_mean_command(config, image),
         )  # fmt: skip
-    return load_mean_image(config.mean_file, expected_preprocessing.image)
+    return load_mean_image(config.mean_file, image)
 
 
 def _format_mean_command(config: FineTuneConfig, image: ImageProperty) -> str:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from PIL import Image
 from torch import nn
 
 from mlimages.core import DEFAULT_MODEL, ImageProperty, InputError, Normalization, Preprocessing
+from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
 from mlimages.inference import Predictor
 from mlimages.labels import LabelFile
 from mlimages.networks import Normalize, build_model
+from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, TrainedRun, fine_tune, load_run
+from mlimages.training.inputs import CustomNetwork, read_inputs
 from tests.conftest import RunCli
 from tests.training.conftest import config_for
 
@@ -107,6 +110,30 @@ def test_what_a_custom_network_would_not_use_is_refused_before_anything_is_writt
     with pytest.raises(InputError, match=message):
         fine_tune(config, network=custom_network(), preprocessing=preprocessing)
     assert not config.out.exists()
+
+
+def test_the_mean_image_that_is_advised_for_a_custom_network_is_that_of_its_preprocessing(
+    colours: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = colours.parent / "mean.png"
+    TrainingData(colours, ImageProperty(32, resize="crop")).make_mean_image(path)
+    config = FineTuneConfig(colours, "run", freeze="none", mean=str(path.with_suffix(".npy")))
+    custom = CustomNetwork(custom_network(), CUSTOM_PREPROCESSING)
+    read_inputs(config, RunFiles(config.out), custom)
+    (warning,) = caplog.messages
+    advice = warning.rpartition("recreate it with ")[2].strip("`")
+    names = {"TrainingData": TrainingData, "ImageProperty": ImageProperty, "LABELS": colours, "PATH": path}
+    eval(advice.replace("PATH", "PATH, overwrite=True"), names)
+    read_inputs(config, RunFiles(config.out), custom)
+    assert caplog.messages == [warning]
+
+
+def test_a_run_of_a_custom_network_is_resumed_with_its_own_preprocessing(colours: Path) -> None:
+    write_mean(colours.parent)
+    config = FineTuneConfig(colours, colours.parent / "run", epochs=1, mean=str(colours.parent / "mean.npy"))
+    fine_tune(config, network=custom_network(), preprocessing=CUSTOM_PREPROCESSING, export=False)
+    stored, config = load_run(config.out, network=custom_network()).preprocessing, replace(config, epochs=2)
+    assert fine_tune(config, network=custom_network(), preprocessing=stored, export=False).epochs == 2
 
 
 def custom_network() -> nn.Module:
