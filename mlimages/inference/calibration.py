@@ -80,7 +80,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.integer]) ->
     low, high = map(math.log, TEMPERATURE_BOUNDS)
     for _ in range(60):
         span = _INVERSE_GOLDEN_RATIO * (high - low)
-        if loss(high - span) < loss(low + span):
+        lower, upper = loss(high - span), loss(low + span)
+        if lower < upper or lower == 0:  # both may be 0 if all predictions are right
             high = low + span
         else:
             low = high - span

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from mlimages.core import InputError, LabeledPath, format_examples
 from mlimages.inference.bundle import OnnxBundle
 from mlimages.labels import LabelFile, class_definition_path, find_source, merge_classes
@@ -22,8 +24,8 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
             "multi-label model with `mlimages finetune`"
         )
     names, (used, (given,)) = bundle.class_names, merge_classes([labels])
-    unknown = [name for name in used if name not in names]
-    if unknown:
+    indices = {name: index for index, name in enumerate(names)}
+    if unknown := [name for name in used if name not in indices]:
         where, definition = find_source(labels), class_definition_path(labels.path)
         advice = f"rename it in {definition if definition.exists() else where}"
         if where != labels.path:
@@ -34,10 +36,10 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
             f"{where} has the class {unknown[0]!r}, which is not in {bundle.path} (its classes: "
             f"{format_examples(names, 5)}): classes are matched by name; {advice}"
         )
-    if repeated := [name for name in used if names.count(name) > 1]:
+    if repeated := [name for name, count in Counter(names).items() if count > 1 and name in used]:
         raise InputError(
             f"{bundle.path} has more than one class {repeated[0]!r}: classes are matched by name; export the network "
             "again with a name of its own for each class"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
-    return [item.renumber_classes(lambda label: names.index(given[label])) for item in items]
+    return [item.renumber_classes(lambda label: indices[given[label]]) for item in items]

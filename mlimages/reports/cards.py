@@ -202,12 +202,12 @@ def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
         share = format_percent(1 - known.share, 0)
         before = _make_quantization_suffix(bundle)
         images = pluralize(known.count, f"{'validation' if before else bundle.provenance.evaluated_set} image")
+        yield "probably belongs to none of them."
         if before or not bundle.provenance.quantization:
-            yield f"probably belongs to none of them. `known` is scaled so that about {share} of images like the"
-            yield f"validation set are wrongly below {KNOWN_THRESHOLD}. The scale was computed from {images}{before}."
+            yield f"`known` is scaled so that about {share} of images like the validation set are wrongly below"
+            yield f"{KNOWN_THRESHOLD}. The scale was computed from {images}{before}."
         else:
-            yield f"probably belongs to none of them. `known` was wrongly below {KNOWN_THRESHOLD} for"
-            yield f"{share} of {images}."
+            yield f"`known` was wrongly below {KNOWN_THRESHOLD} for {share} of {images}."
     else:
         yield "Every image gets one of the classes above, even one that shows none of them."
     if bundle.unknown_below:

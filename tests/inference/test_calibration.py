@@ -65,9 +65,11 @@ def test_the_temperature_has_the_greatest_likelihood(sharpness: float) -> None:
 
 def test_the_temperature_stays_within_its_bounds() -> None:
     right = np.eye(3, dtype=np.float32)
-    assert fit_temperature(right, np.arange(3)) == pytest.approx(0.05)
+    for margin in (1, 20, 1e6):
+        assert fit_temperature(margin * right, np.arange(3)) == pytest.approx(0.05)
     assert fit_temperature(right, np.array([1, 2, 0])) == pytest.approx(1000.0)
     assert fit_temperature(1e6 * right, np.array([1, 2, 0])) == pytest.approx(1000.0), "probabilities of 0"
+    assert fit_temperature(0 * right, np.arange(3)) == pytest.approx(1000.0), "no better than chance"
     assert fit_temperature(np.empty((0, 3), dtype=np.float32), np.empty(0, dtype=int)) == 1.0
 
 

@@ -135,7 +135,7 @@ def copied_run(bundle: OnnxBundle, items: list[LabeledPath], project: Path) -> P
 @pytest.mark.parametrize("moved", ["the run", "the images", "the file", "one image"])
 @pytest.mark.parametrize("command", ["evaluate", "quantize"])
 def test_what_a_moved_run_was_trained_on_is_unknown(
-    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path, run_cli: RunCli, command: str, moved: str
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path, invoke_cli: RunCli, command: str, moved: str
 ) -> None:
     run = copied_run(cnn_bundle, items, tmp_path)
     if moved == "the run":
@@ -147,14 +147,13 @@ def test_what_a_moved_run_was_trained_on_is_unknown(
         (tmp_path / "p").rename(tmp_path / "q")
     else:
         items = [*items, replace(items[0], path=items[0].path.rename(tmp_path / "0.png"))][1:]
-    names = ["evaluate", run, labels(tmp_path, items).path]
-    words = (
-        names if command == "evaluate" else ["quantize", run, "--calibration", names[-1], "-o", tmp_path / "small.onnx"]
-    )
+    listed = labels(tmp_path, items).path
+    words = {"evaluate": ["evaluate", run, listed],
+             "quantize": ["quantize", run, "--calibration", listed, "-o", "small.onnx"]}[command]  # fmt: skip
     count = {"the file": "the model was not in a run folder", "one image": "1 image "}.get(moved, "12 images ")
     note = f"unknown whether the run used these images: {count}"
-    assert note in run_cli(*map(str, words)).stdout
-    told = json.loads(run_cli(*map(str, words), "--json").stdout)
+    assert note in invoke_cli(*words).stdout
+    told = json.loads(invoke_cli(*words, "--json").stdout)
     assert (told["trained_on"], told["chosen_on"]) == (None, None)
 
 

@@ -110,7 +110,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(
         CliRunner().invoke(cli.app, ["evaluate", "run/model.onnx", "set"], catch_exceptions=False)
 
 
-def test_a_copied_project_goes_on_with_the_validation_set_beside_it(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_copied_project_goes_on_with_the_validation_set_beside_it(invoke_cli: RunCli, tmp_path: Path) -> None:
     for label, colour in enumerate(("red", "green", "blue")):
         for number in range(4):
             path = tmp_path / "old" / ("val" if number == 3 else "train") / colour / f"{number}.png"
@@ -119,12 +119,12 @@ def test_a_copied_project_goes_on_with_the_validation_set_beside_it(run_cli: Run
             shade[label] = 250
             Image.new("RGB", (28, 28), tuple(shade)).save(path)
     words = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--epochs", "1", "-o", "old/run")
-    done = run_cli("finetune", "old/train", "--val", "old/val", *words)
+    done = invoke_cli("finetune", "old/train", "--val", "old/val", *words)
     assert "next: mlimages evaluate old/run/model.onnx old/val\n" in done.stderr
     shutil.copytree(tmp_path / "old", tmp_path / "new")
-    resumed = run_cli("finetune", "--resume", "new/run", "--epochs", "2")
+    resumed = invoke_cli("finetune", "--resume", "new/run", "--epochs", "2")
     assert "next: mlimages evaluate new/run/model.onnx new/run/val.txt\n" in resumed.stderr
-    told = json.loads(run_cli("evaluate", "new/run/model.onnx", "new/run/val.txt", "--json").stdout)
+    told = json.loads(invoke_cli("evaluate", "new/run/model.onnx", "new/run/val.txt", "--json").stdout)
     assert (told["trained_on"], told["chosen_on"]) == (0, 3)
 
 
