@@ -92,7 +92,7 @@ def _describe_model(bundle: OnnxBundle) -> Iterator[str]:
     if not bundle.includes_preprocessing:
         shape = ", ".join(map(str, bundle.preprocessing.input_shape))
         takes = f"preprocessed float32 images `(N, {shape})`:\n{describe_preprocessing(bundle.preprocessing)}"
-    classes = f"{len(bundle.class_names)} classes: {_join_names(bundle.class_names)}"
+    classes = f"{pluralize(len(bundle.class_names), 'class')}: {_join_names(bundle.class_names)}"
     if bundle.multi_label:
         yield f"A multi-label classifier: an image may belong to any number of {classes}."
     else:

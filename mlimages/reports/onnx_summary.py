@@ -204,7 +204,7 @@ def describe_bundle(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
 def _describe_network(bundle: OnnxBundle) -> Iterator[str]:
     image, names = bundle.preprocessing.image, bundle.class_names
     kind = "multi-label, " if bundle.multi_label else ""
-    yield f"network: {bundle.model}, {kind}{len(names)} classes: {format_examples(names, 8)}"
+    yield f"network: {bundle.model}, {kind}{pluralize(len(names), 'class')}: {format_examples(names, 8)}"
     size = f"{image.width} x {image.height} px" + (", gray" if image.gray_scale else "")
     resize = (
         f"shorter side to {image.shorter_px} px, centre crop" if image.resize == "shorter" else f"{image.resize} to"

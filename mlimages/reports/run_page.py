@@ -23,6 +23,7 @@ from mlimages.core import (
     combine_class_scores,
     format_percent,
     multi_label_scores,
+    pluralize,
     require_writable,
     write_output,
 )
@@ -76,10 +77,10 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
 
 
 def _make_template_values(run: RunFolder) -> dict[str, Any]:
-    suspects = read_suspects(run.path / "suspects.tsv")
+    suspects, classes = read_suspects(run.path / "suspects.tsv"), pluralize(len(run.class_names), "class")
     return {
         "title": f"Run {run.path.resolve().name}",
-        "subtitle": f"{run.settings['model']} on {len(run.class_names)} classes, freeze: {run.settings['freeze']}",
+        "subtitle": f"{run.settings['model']} on {classes}, freeze: {run.settings['freeze']}",
         "score": run.score if run.predictions else None,
         "score_name": run.score_name,
         "correct": int(run.predictions.is_correct.sum()) if run.predictions else 0,

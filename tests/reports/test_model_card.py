@@ -59,6 +59,17 @@ def test_a_file_that_was_compared_on_no_image_is_not_said_to_agree(cnn_bundle: O
     assert "parity: not compared with the trained network" in summarize_onnx(bundle.path).notes
 
 
+def test_one_class_is_in_the_singular(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
+    probe = replace(cnn_bundle.parity_test_image, logits=cnn_bundle.parity_test_image.logits[:1])
+    bundle = replace(
+        cnn_bundle, path=tmp_path / "a.onnx", multi_label=True, class_names=("ants",), thresholds=(0.5,),
+        parity_test_image=probe,
+    )  # fmt: skip
+    bundle.write(cnn_bundle.path)
+    assert "any number of 1 class: ants." in format_model_card(bundle)
+    assert any("multi-label, 1 class: ants" in note for note in summarize_onnx(bundle.path).notes)
+
+
 def test_the_card_counts_near_ties_as_differences(cnn_bundle: OnnxBundle) -> None:
     parity = ParityResult(num_images=24, num_near_ties=2, max_relative_difference=1e-4)
     card = format_model_card(replace(cnn_bundle, provenance=replace(cnn_bundle.provenance, parity=parity)))

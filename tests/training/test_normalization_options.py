@@ -140,12 +140,12 @@ def custom_network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3))
 
 
-def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(colours: Path, run_cli: RunCli) -> None:
+def test_the_command_line_hands_them_on_and_the_onnx_file_keeps_them(colours: Path, invoke_cli: RunCli) -> None:
     write_mean(colours.parent)
     options = ["--mean", "mean.npy", "--std", "0.2,0.3,0.4", "--scale", "127.5", "--bgr"]
-    run_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",
+    invoke_cli("finetune", "labels.txt", "-o", "run", "--model", "cifar10_cnn", "--weights", "none", "--freeze", "none",
             "--epochs", "1", *options)  # fmt: skip
-    again = run_cli("mean", "labels.txt", "--model", "run", "-o", "again.png")
+    again = invoke_cli("mean", "labels.txt", "--model", "run", "-o", "again.png")
     assert "--model cifar10_cnn --size 32 --mean again.npy" in again.stderr
     run = colours.parent / "run"
     expected = assert_answers(load_run(run), run, lambda x, run: ((x - MEAN) / 127.5 / [0.2, 0.3, 0.4])[..., ::-1])

@@ -25,6 +25,7 @@ const MESSAGES = {
 
 const reason = error => (MESSAGES[error.code] || error.message) + (error.code ? " (" + error.code + ")" : "");
 const percent = share => (share * 100).toFixed(1) + " %";
+const noneOfThese = score => "none of these (nearest: " + score.class_name + ")";
 const say = text => { $("status").textContent = text; };
 
 function bars(scores) {
@@ -56,7 +57,7 @@ function show(file, fill) {
 function describe({model, classes, threshold, thresholds}) {
   const names = classes.slice(0, 10).join(", ") + (classes.length > 10 ? ", …" : "");
   const unknown = thresholds ? "; an image may have several" : threshold ? "; unknown below " + percent(threshold) : "";
-  $("model").textContent = model + ", " + classes.length + " classes: " + names + unknown;
+  $("model").textContent = model + ", " + classes.length + (classes.length === 1 ? " class: " : " classes: ") + names + unknown;
   $("model").hidden = false;
 }
 
@@ -73,8 +74,7 @@ function explainButton(backend, file, image, isUnknown) {
       box.closest("figure").prepend(image);  // the image was removed if the browser could not display the file
       image.alt = "Regions in red lower the probability when they are hidden";
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
-      const name = isUnknown ? "none of these (nearest: " + found.class_name + ")" : found.class_name;
-      message.textContent = name + ": probability " + (lowest < whole
+      message.textContent = (isUnknown ? noneOfThese(found) : found.class_name) + ": probability " + (lowest < whole
         ? "falls from " + whole + " to " + lowest + " when the " + found.place + " is hidden (red: the regions that matter)"
         : whole + "; hiding a region does not lower the probability");
       button.remove();
@@ -99,7 +99,7 @@ function showPrediction(backend, file, {labels, known, prediction_set, top}) {
     if (backend.canExplain()) details.append(explainButton(backend, file, image, isUnknown));
   });
   const shown = (labels || top.slice(0, 1)).map(score => score.class_name + ", " + percent(score.probability)).join("; ");
-  say((file.name || "The image") + ": " + (isUnknown ? "none of these (nearest: " + top[0].class_name + ")" : set || shown));
+  say((file.name || "The image") + ": " + (isUnknown ? noneOfThese(top[0]) : set || shown));
 }
 
 function start(backend) {
