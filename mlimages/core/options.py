@@ -85,11 +85,14 @@ def option_fields(cls: type) -> Iterator[OptionField]:
 def check_options(options: Any) -> None:
     """Check the values of an options dataclass against the types, bounds and choices of its fields.
 
+    NumPy scalars are replaced by Python's, which can be written as JSON.
+
     Raises:
         InputError: a value has the wrong type, lies outside its bounds, or is not one of the choices.
     """
     for field in option_fields(type(options)):
-        value = getattr(options, field.name)
+        value = _to_builtin(getattr(options, field.name))
+        object.__setattr__(options, field.name, value)
         if value is None and field.is_optional:
             continue
         if get_origin(field.type) is Literal:
@@ -105,6 +108,13 @@ def check_options(options: Any) -> None:
             raise InputError(f"{field.name} is {value}: it must be {bounds}")
 
 
+def _to_builtin(value: Any) -> Any:
+    """Convert a NumPy scalar, or those in a list or tuple, to a Python scalar; return other values unchanged."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_to_builtin, value))
+    return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
+
+
 def check_choice(literal: Any, **values: object) -> None:
     """Check that values are among those of a `Literal`; they are passed as keyword arguments, named in the message.
 
@@ -116,15 +126,15 @@ def check_choice(literal: Any, **values: object) -> None:
             raise InputError(f"{name} is {value!r}: it must be one of {', '.join(get_args(literal))}")
 
 
-def check_bool(**values: object) -> None:
-    """Check that values are True or False; they are passed as keyword arguments, named in the message.
+def parse_bool(name: str, value: object) -> bool:
+    """Return True or False, or NumPy's, as a bool.
 
     Raises:
-        InputError: a value is neither.
+        InputError: the value is neither; the message names it as `name`.
     """
-    for name, value in values.items():
-        if expected := _describe_type_mismatch(bool, value):
-            raise InputError(f"{name} is {value!r}: it must be {expected}")
+    if expected := _describe_type_mismatch(bool, value):
+        raise InputError(f"{name} is {value!r}: it must be {expected}")
+    return bool(value)
 
 
 def check_seed(seed: int) -> None:

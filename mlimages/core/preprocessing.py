@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mlimages.core.codes import MAX_PIXELS
 from mlimages.core.errors import InputError
-from mlimages.core.options import check_bool, check_choice
+from mlimages.core.options import check_choice, parse_bool
 
 Resize = Literal["shorter", "crop", "downscale", "position", "squash", "letterbox"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -92,7 +92,7 @@ class ImageProperty:
             self._set_fields(resize="downscale" if resize_by_downscale else "crop")
         check_choice(Resize, resize=self.resize)
         check_choice(Interpolation, interpolation=self.interpolation)
-        check_bool(gray_scale=self.gray_scale)
+        self._set_fields(gray_scale=parse_bool("gray_scale", self.gray_scale))
         width = _parse_pixels("width", self.width, 1)
         height = _parse_pixels("height", self.height, 0, "0 means the same as width")
         shorter_px = _parse_pixels("shorter_px", self.shorter_px, 0, "0 means the larger of width and height")
@@ -181,7 +181,7 @@ class Normalization:
                 f"mean is {self.mean}, but pixels / scale is at most {255 / self.scale:g} with a scale of "
                 f"{self.scale:g}: divide the mean by {self.scale:g}, or use scale=1 for a mean of pixels in 0..255"
             )
-        check_bool(bgr=self.bgr)
+        object.__setattr__(self, "bgr", parse_bool("bgr", self.bgr))
 
     def check_mean_image(self, mean_image: object) -> None:
         """Check that the argument, an array, is not None if `self.mean_image` names a file.

@@ -1,8 +1,9 @@
 """Every bound and choice of an options class is enforced, and its docstring lists every field."""
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlimages.checks import Thresholds, check, split_labels
-from mlimages.core import MAX_SEED, ImageProperty, InputError, OptionField, option_fields
+from mlimages.core import MAX_SEED, ImageProperty, InputError, Normalization, OptionField, option_fields
 from mlimages.dataset import TrainingData, augment
 from mlimages.export import ExportOptions, quantize
 from mlimages.gathering import GatherOptions
@@ -102,12 +103,19 @@ def test_a_value_of_another_type_is_refused(options: Any, field: OptionField, va
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: type(options).__name__)
-def test_numpy_numbers_and_lists_are_numbers_and_tuples(options: Any) -> None:
+def test_numpy_numbers_become_those_of_python_which_can_be_written_as_json(options: Any) -> None:
     same = {int: np.int64, float: np.float32, bool: np.bool_, tuple: list}
     for field in option_fields(type(options)):
         kind, value = same.get(get_origin(field.type) or field.type), getattr(options, field.name)
         if kind and value is not None:
-            replace(options, **{field.name: kind(value)})
+            stored = getattr(replace(options, **{field.name: kind(value)}), field.name)
+            assert json.loads(json.dumps(stored)) == pytest.approx(kind(value))
+
+
+def test_numpy_numbers_in_preprocessing_become_those_of_python() -> None:
+    image = ImageProperty(np.int64(28), gray_scale=np.True_)  # type: ignore[arg-type]
+    normalization = Normalization(scale=np.float32(2), mean=(np.float32(0.5),), bgr=np.True_)  # type: ignore[arg-type]
+    assert json.dumps([asdict(image), asdict(normalization)])
 
 
 NUMBERS = {
