@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlimages.core import GatherError, file_lock
-from mlimages.gathering.store.manifest import MANIFEST_NAME
+from mlimages.gathering.store.manifest import MANIFEST_NAME, is_manifest_name
 
 WORK_FOLDER_NAME = ".gather"
 """Folder inside the gathered folder that holds unfinished images during a run."""
@@ -37,12 +37,12 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
     try:
         with file_lock(hidden.with_name(f"{manifest_stem}.lock"), in_use):
             _remove_unfinished_images(hidden)
-            hidden.mkdir(
-                parents=True, exist_ok=True
-            )  # before looking at the others, so that of two runs at least one sees the other
+            # before looking at the others, so that of two runs at least one sees the other
+            hidden.mkdir(parents=True, exist_ok=True)
             try:
                 for other in hidden.parent.iterdir() if is_exclusive else [hidden.with_name(Path(MANIFEST_NAME).stem)]:
-                    if other.suffix != ".lock" and other != hidden and other.is_dir():
+                    is_of_run = is_manifest_name(f"{other.name}.jsonl") and other.is_dir() and not other.is_symlink()
+                    if is_of_run and other != hidden:
                         # raises an error if it is in use: the exclusive run would remove the manifest of the shard
                         with file_lock(other.with_name(f"{other.name}.lock"), in_use):
                             _remove_unfinished_images(other)
