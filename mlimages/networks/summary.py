@@ -177,7 +177,7 @@ class _CallRecorder:
         self._feature_map: Shape = ()
         for module_path, module in self._modules.items():
             module.register_forward_pre_hook(partial(self._record_start, module_path))
-            module.register_forward_hook(partial(self._record_call, module_path))
+            module.register_forward_hook(partial(self._record_call, module_path), with_kwargs=True)
 
     @property
     def current_layer(self) -> str:
@@ -230,11 +230,14 @@ class _CallRecorder:
     def _record_start(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._running.append(self._names.get(module_path, module_path))
 
-    def _record_call(self, module_path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _record_call(
+        self, module_path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         self._running.pop()
+        value = next(iter((*args, *kwargs.values())), None)
         output = output[0] if isinstance(output, tuple) else output  # attention also returns its weights
-        if module_path not in self.calls and inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            call = _ModuleCall(tuple(inputs[0].shape[1:]), tuple(output.shape[1:]), self._feature_map)
+        if module_path not in self.calls and isinstance(value, Tensor) and isinstance(output, Tensor):
+            call = _ModuleCall(tuple(value.shape[1:]), tuple(output.shape[1:]), self._feature_map)
             self.calls[module_path] = call
             self._feature_map = call.output_shape if len(call.output_shape) == 3 else self._feature_map
 

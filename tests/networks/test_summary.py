@@ -254,6 +254,15 @@ def test_a_layer_that_consists_of_modules_is_listed_with_all_its_parameters() ->
     assert "belong to no layer" not in str(found)
 
 
+def test_a_layer_that_is_called_by_keyword_is_listed_like_any_other() -> None:
+    class Block(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[1](input=self[0](x))
+
+    found = summarize(nn.Sequential(Block(nn.Flatten(), nn.Linear(12, 4))), (3, 2, 2))
+    assert [(layer.name, layer.output) for layer in found.layers] == [("0.0", (12,)), ("0.1", (4,))]
+
+
 def test_a_module_with_a_layer_that_it_never_uses_is_listed_as_its_other_layers() -> None:
     class Block(nn.Sequential):
         def __init__(self) -> None:
