@@ -68,8 +68,8 @@ def images(out: Path) -> list[str]:
 
 def unclosed(out: Path) -> None:
     """Make the folder look as if its run had been killed at the end."""
-    *lines, closing = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
-    assert json.loads(closing)["status"] == "closed"
+    *lines, commit_row = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    assert json.loads(commit_row)["status"] == "closed"
     (out / "manifest.jsonl").write_bytes(b"".join(lines))
 
 

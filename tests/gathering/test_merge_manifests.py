@@ -182,8 +182,8 @@ def test_the_new_manifest_is_closed_if_all_were(tmp_path: Path, torn: int | None
     if torn is not None:
         manifests[torn].write_bytes(manifests[torn].read_bytes() + dump_row(failed("c")))
     merged(tmp_path, manifests)
-    closing = read_commit_rows(manifests[0])
-    assert (closing.is_at_end, closing.last_line_number) == ((False, 0) if torn is not None else (True, 3))
+    found = read_commit_rows(manifests[0])
+    assert (found.is_at_end, found.last_line_number) == ((False, 0) if torn is not None else (True, 3))
 
 
 @pytest.mark.parametrize("source", [{"status": "closed"}, {"a": {"status": "closed", "keep_duplicates": True}}])

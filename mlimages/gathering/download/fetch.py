@@ -90,7 +90,7 @@ class DownloadResult:
     fetched_at: float = field(default_factory=time.time)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)  # header fields and cookies may be secret
 class _Request:
     """A request for a link, or for a URL to which it redirects.
 
