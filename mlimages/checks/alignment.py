@@ -44,7 +44,7 @@ FloatArray = NDArray[np.floating]
 
 
 def align_and_correlate(thumbnails: NDArray[np.uint8], other_thumbnails: NDArray[np.uint8]) -> FloatArray:
-    """Return the correlation `(n,)`, at most 1, of each pair of gray thumbnails `(n, 64, 64)` in its best alignment."""
+    """Align the gray thumbnails `(n, 64, 64)` of each pair as well as possible; return their correlations `(n,)`."""
     pair = [_SMOOTHING @ thumbs.astype(np.float32) @ _SMOOTHING.T for thumbs in (thumbnails, other_thumbnails)]
     one, other = (_HALVING @ images @ _HALVING.T for images in pair)
     found = np.stack([_find_best_placements(one, other), _find_best_placements(other, one)])  # (2, n, 5)
@@ -123,10 +123,10 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the images interpolated at `positions`, in the shape of `images`, and a mask `(n, M)`.
+    """Resample images `(n, 64, 64)`; return the new images `(n, 64, 64)` and which of their pixels are valid `(n, M)`.
 
-    `positions` `(n, 3, M)` are homogeneous coordinates (x, y, 1). The mask is 1 for a position inside the image, 0 for
-    one outside.
+    `positions` `(n, 3, M)` are the homogeneous coordinates (x, y, 1) at which the image is interpolated for each of the
+    M = 64 * 64 new pixels. A new pixel is valid (1) if its position is inside the image, else invalid (0).
     """
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
@@ -152,7 +152,7 @@ def _compute_gradients(images: FloatArray) -> FloatArray:
 
 
 def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
-    """Subtract the local mean and divide by the local standard deviation; `box` computes local means along an axis."""
+    """Subtract the local mean, and divide by the local standard deviation; `box @ image @ box.T` is the local mean."""
     centered = images - box @ images @ box.T
     contrast: FloatArray = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
     return contrast

@@ -15,7 +15,7 @@ from mlimages.labels import Label
 
 
 class Code(StrEnum):
-    """Code of an error or a warning about an image or a class; errors come first."""
+    """Code of an error or a warning about an image or a class; the codes of errors are declared first."""
 
     MISSING = "missing"
     EMPTY = "empty"
@@ -143,10 +143,7 @@ class Thresholds:
     ] = 0.8
     placeholder_copies: Annotated[
         int,
-        Option(
-            "placeholder: at least this many images are byte-identical, even if placeholder_share does not apply.",
-            min=2,
-        ),
+        Option("placeholder: at least this many images are byte-identical; independent of placeholder_share.", min=2),
     ] = 5
     near_bits: Annotated[
         int,

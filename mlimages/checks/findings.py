@@ -76,7 +76,7 @@ class Findings:
         return found
 
     def _read_findings(self, file_index: int, rows: NDArray[np.void]) -> Iterator[Finding]:
-        """Yield the findings `rows` about images of one label file, whose paths and labels are read from it."""
+        """Yield a Finding for each of `rows`, which are about one label file; read paths and labels from that file."""
         images = self.images.iter_labels(file_index)
         index, path = -1, ""
         label: Label = 0

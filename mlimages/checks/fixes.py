@@ -38,7 +38,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
     taken: set[Path] = set()
     moves: dict[str, Move] = {}
     for finding in report.findings:
-        source = _resolve_folder(finding.path)  # a link to the file itself is kept
+        source = _resolve_parents(finding.path)  # a link to the file itself is kept
         if source in moves or not (wanted := _choose_target_path(report, finding)):
             continue
         candidates = chain([wanted], (wanted.with_stem(f"{wanted.stem}_{number}") for number in count(2)))
@@ -51,19 +51,19 @@ def plan_moves(report: CheckReport) -> list[Move]:
     return sorted(moves.values(), key=lambda move: move.source.is_symlink())
 
 
-def _resolve_folder(path: str | os.PathLike[str]) -> str:
-    """Return the absolute path of a file or link, without symbolic links in the path of its folder."""
+def _resolve_parents(path: str | os.PathLike[str]) -> str:
+    """Return the absolute path with symbolic links in its parent folders resolved; the last part may be a link."""
     folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
     return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118
 
 
 def _find_link_targets(report: CheckReport) -> set[str]:
-    """Return the paths to which listed images that are symbolic links lead, also by way of other links."""
+    """Return the target of each listed image that is a symbolic link; for a chain of links, every target in it."""
     targets: set[str] = set()
     for item in chain.from_iterable(report.files):
         path = item.path
         while path.is_symlink():
-            path = Path(_resolve_folder(path.parent / path.readlink()))
+            path = Path(_resolve_parents(path.parent / path.readlink()))
             if str(path) in targets:
                 break
             targets.add(str(path))

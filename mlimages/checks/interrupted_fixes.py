@@ -17,10 +17,10 @@ from mlimages.labels import LabelFile
 
 @contextmanager
 def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
-    """Context manager: record the planned moves in `.NAME_moves.json` beside the first label file until the end.
+    """Context manager: write the planned moves to `.NAME_moves.json` beside the first label file; delete it at the end.
 
-    Within the `with` block, files are moved and results are written. If it is interrupted, or an error occurs, the
-    record stays, and `undo_interrupted_moves` undoes the moves.
+    Within the `with` block, the caller moves the files and writes the results. If the block is interrupted, or raises
+    an error, the file stays, and `undo_interrupted_moves` undoes the moves.
     """
     if not moves:
         yield
@@ -34,19 +34,19 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
 
 
 def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
-    """Return the records of moves that were interrupted while these label files were checked."""
+    """Return the `.NAME_moves.json` files that interrupted checks of these label files have left."""
     return [path for path in map(_record_path, files) if path.exists()]
 
 
 def undo_interrupted_moves(record: Path) -> None:
-    """Undo the moves in a record that `find_interrupted_moves` returned.
+    """Undo the moves in a file that `find_interrupted_moves` returned, and delete that file.
 
     Label files of mlimages that already list the new paths are changed back. A file stays where it is if a label file
     that a user edited lists it there, or another file is in its old place.
     """
     values = json.loads(record.read_text(encoding="utf-8"))
     files = [LabelFile(path_from_name(name, record.parent)) for name in values["label_files"]]
-    kept = {os.path.realpath(name) for file in files for name in _list_edited(file)}
+    kept = {os.path.realpath(name) for file in files for name in _list_paths_if_edited(file)}
     old_paths = {}
     for source_name, target_name, _ in values["moves"]:  # files first: a link is moved back after its file
         source, target = path_from_name(source_name, record.parent), path_from_name(target_name, record.parent)
@@ -58,7 +58,11 @@ def undo_interrupted_moves(record: Path) -> None:
 
 
 def _undo_move(source: Path, target: Path) -> bool:
-    """Move a file back, or remove a second link or copy; return whether it is in its old place, and only there."""
+    """Move `target` back to `source`; if both exist and are copies of each other, delete `target`.
+
+    Returns:
+        whether the file is at `source` and nothing is left at `target`.
+    """
     if not os.path.lexists(source):
         if os.path.lexists(target):
             move_file(target, source)
@@ -68,8 +72,8 @@ def _undo_move(source: Path, target: Path) -> bool:
     return not os.path.lexists(target)
 
 
-def _list_edited(file: LabelFile) -> list[str]:
-    """Return the paths in a label file that a user wrote or edited; none if it does not exist or cannot be read."""
+def _list_paths_if_edited(file: LabelFile) -> list[str]:
+    """Return all paths in a label file if a user wrote or edited it; else, or if it cannot be read, an empty list."""
     with suppress(InputError):
         if not is_unchanged_output(file.path):
             return [name for name, _ in file.text_items()]

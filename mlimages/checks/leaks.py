@@ -126,7 +126,11 @@ def _iter_near_duplicates(
     thresholds: Thresholds,
     groups: DisjointSets,
 ) -> Iterator[tuple[int, int]]:
-    """Yield pairs of near-duplicates, as indices in `images`, given the minimum correlation of each compared image."""
+    """Yield pairs of near-duplicates, as indices in `images`.
+
+    Only the images at `compared_indices` `(M,)` are compared. Each has its own threshold in `min_correlation_per_image`
+    `(M,)`; a pair must reach the higher of its two thresholds.
+    """
     pairs = find_near_duplicate_pairs(
         lambda numbers: images.measurements["thumbnail"][compared_indices[numbers]],
         compute_perceptual_hashes(images.measurements["thumbnail"], compared_indices),

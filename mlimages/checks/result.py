@@ -96,7 +96,7 @@ class CheckReport:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of errors by code; `exclude_errors` excludes these images."""
+        """Number of errors by code; `exclude_errors` excludes the images that have an error."""
         return self._count_by_code(is_error=True)
 
     @property
@@ -219,7 +219,10 @@ def _find_stored_label_file(file: LabelFile) -> LabelFile | None:
 
 
 def _find_current_path(path: Path, current_paths: Mapping[str, Path]) -> Path:
-    """Return the new path of an image, or `path` if it was not moved; `current_paths` maps real paths to new paths."""
+    """Return the new path of a moved image, or `path` if it was not moved.
+
+    `current_paths` has the new path of each moved image; the key is `os.path.realpath` of the old path.
+    """
     return current_paths.get(os.path.realpath(path), path) if current_paths else path
 
 

@@ -62,7 +62,7 @@ def label(
     def split_without_leaks(
         labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
     ) -> tuple[LabelFile, ...]:
-        """Split a label file with near-duplicates in the same split; see `split_labels` for `assigned`."""
+        """Split a label file; near-duplicates stay in the same split. See `split_labels` for `assigned`."""
         embed = _load_embedder([labels]) if options.group_by == "features" else None
         return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
 

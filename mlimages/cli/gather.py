@@ -38,7 +38,7 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".t
 
 
 class _GatherGroup(TyperGroup):
-    """The command group `gather`, which suggests `gather urls` if its first argument is a list or a link."""
+    """The command group `gather`; given a URL or a file instead of a sub-command, it suggests `gather urls`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the sub-command, or end with an error that suggests one."""

@@ -55,7 +55,7 @@ def _advise_on_failures(summary: GatherSummary) -> list[str]:
 
 
 def _advise_on_unfinished_links(summary: GatherSummary) -> list[str]:
-    """Return advice about unfinished links, which the same command requests again (`summary.open`).
+    """Return advice about unfinished links: those that the same command requests again; `summary.open` is their number.
 
     The last item is to run the same command again, unless that cannot help.
     """

@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, server.serve),
     "inspect": (inspect.show, inspect.summary, demo.demo),
 }
-"""The commands of each step, in order of use."""
+"""The commands of each step of the workflow, in order of use."""
 
 RESUMABLE_COMMANDS = frozenset({"gather", "label", "check", "mean", "probe", "features", "finetune"})
 """Commands that reuse the work of an interrupted run."""
@@ -43,10 +43,10 @@ UTF8_ADVICE = "use a UTF-8 locale, such as LC_ALL=C.UTF-8, or set PYTHONUTF8=1"
 
 
 class SectionedHelpGroup(TyperGroup):
-    """The command group `mlimages`, whose help lists the commands by step."""
+    """The command group `mlimages`; its help lists the commands by step of the workflow, as `COMMANDS` does."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write one section for each step."""
+        """Write a section with the commands of each step of the workflow, such as "train"."""
         for step in COMMANDS:
             with formatter.section(step):
                 formatter.write_dl(
@@ -138,10 +138,10 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_torchrun_and_wait(error: MlimagesError) -> None:
-    """If torchrun started this process, write the error to the file that torchrun reads.
+    """Under torchrun, write the error to the file that torchrun reads; then wait, except in local rank 0.
 
-    Most errors occur in all processes, but must be printed once. Therefore all processes of a machine except the first
-    wait here; torchrun stops them as soon as the first one has printed the error and exited.
+    Most errors occur in all processes, but must be printed once. Therefore only local rank 0 returns at once, prints
+    the error and exits. The other processes of the machine wait up to 30 s; torchrun stops them in this time.
     """
     if isinstance(error, PeerExitedError):
         return

@@ -192,7 +192,7 @@ FORCE = typer.Option(
 
 
 def make_image_property(size: str, *, resize: Resize, gray: bool = False) -> ImageProperty:
-    """Return the image property for the values of --size, --resize and --gray."""
+    """Return the input size, resize method and number of channels that --size, --resize and --gray specify."""
     sides = parse_size(size)
     width, height = (sides, sides) if isinstance(sides, int) else sides
     return ImageProperty(width, height, resize=resize, gray_scale=gray)

@@ -72,7 +72,7 @@ class PeerExitedError(RunError):
 
 
 class ExportError(MlimagesError):
-    """A network cannot be converted to ONNX, or its file cannot be loaded or has other outputs than the network."""
+    """A network cannot be converted to ONNX, or its ONNX file cannot be loaded or computes different outputs."""
 
 
 class BundleError(MlimagesError):
@@ -138,11 +138,14 @@ def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Except
     if not number and (found := _WRITE_ERROR_PATTERN.search(str(error))):
         number = int(found[1] or errno.ENOSPC)
         return OSError(number, os.strerror(number), str(path))
-    if isinstance(error, OSError) and number and _is_below(error.filename, part_path):
+    if isinstance(error, OSError) and number and _may_be_inside(error.filename, part_path):
         error.filename = str(path)
     return error
 
 
-def _is_below(file_name: object, folder: Path) -> bool:
-    """Return whether an error's file is `folder` or in it; True also for None, as of a full disk."""
-    return file_name is None or Path(str(file_name)).is_relative_to(folder)
+def _may_be_inside(file_name: object, path: Path) -> bool:
+    """Return whether an error's `filename` is `path` or lies inside it.
+
+    True also for None: the error has no file name, for example because the disk is full.
+    """
+    return file_name is None or Path(str(file_name)).is_relative_to(path)

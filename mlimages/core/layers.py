@@ -27,10 +27,9 @@ class Layer:
         state: "trained" if training changes all parameters, "frozen" if none, "partly" if some; "" if the layer has no
             parameters, or if unknown.
         multiply_adds: number of multiply-adds for one image.
-        arithmetic: formula of the output width, such as `(224 + 2*3 - 7)/2 + 1 = 112.50`, or for a linear layer the
+        arithmetic: text of the formula of the output width, `(224 + 2*3 - 7)/2 + 1 = 112.50`; for a linear layer, the
             number of inputs and outputs; "" for other layers.
-        even: whether the result of `arithmetic` is a whole number, so that the output width is not rounded; True for
-            layers without a formula.
+        even: False if the output width is rounded, since the division in `arithmetic` leaves a remainder.
         lost_px: number of columns at the right edge that no window covers because the width is rounded down.
     """
 

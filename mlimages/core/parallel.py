@@ -115,7 +115,11 @@ class ProcessPool:
         raise GatherError(f"a worker crashed {MAX_CRASHES} times: run the same command again to resume")
 
     def _map_until_crash(self, function: Callable[[Item], Result], items: list[Item]) -> Iterator[dict[Item, Result]]:
-        """Yield the results of finished tasks by item; raise BrokenProcessPool if a process crashes."""
+        """Yield dicts from item to result, each with the tasks that finished since the last dict.
+
+        Raises:
+            BrokenProcessPool: a process crashed.
+        """
         before = active_children()
         with ProcessPoolExecutor(self.workers, get_context("spawn"), initializer=_install_signal_handlers) as pool:
             running = {pool.submit(_run_task, function, item): item for item in items}

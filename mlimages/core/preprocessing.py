@@ -39,7 +39,7 @@ def format_size(width: int, height: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageProperty:
-    """How an image is resized and cropped to the size of the network's input.
+    """Preprocessing settings: how each image is resized and cropped to the size of the network's input.
 
     Where a crop extends beyond the image, it is black. A large JPEG, whose shorter side is at least four times that of
     the result, is decoded at a reduced scale; its pixels then differ slightly from those of a full decode.
@@ -57,8 +57,8 @@ class ImageProperty:
         position: left and top of the crop in pixels, for `resize="position"`.
         interpolation: resampling filter, as in Pillow.
         gray_scale: use one channel (ITU-R 601-2 luma) instead of three.
-        resize_by_center, resize_by_downscale, resize_by_position: mlimages 0.5's spelling of `resize="crop"`,
-            `resize="downscale"` and `resize="position", position=(left, top)`; not kept as attributes.
+        resize_by_center, resize_by_downscale, resize_by_position: arguments of mlimages 0.5 instead of `resize="crop"`,
+            `resize="downscale"`, and `resize="position", position=(left, top)`. They are not attributes.
 
     Raises:
         InputError: a value is out of range.
@@ -196,7 +196,7 @@ class Normalization:
             )
 
     def check_channels(self, image: ImageProperty) -> None:
-        """Check that `mean` and `std` each have one value, or one per channel of images with this property.
+        """Check that `mean` and `std` each have one value, or as many values as `image.channels`.
 
         Raises:
             InputError: the number of values differs from the number of channels.

@@ -19,7 +19,7 @@ class Progress(Protocol):
         """Report that `num_items` more items are finished; show `values` with their names beside the progress bar."""
 
     def close(self) -> None:
-        """End the stage."""
+        """End the stage that `start` began; another one may follow."""
 
 
 class NoProgress:

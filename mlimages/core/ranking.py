@@ -38,12 +38,13 @@ class AveragePrecision:
 
 @dataclass(frozen=True, slots=True)
 class MultiLabelClassScores:
-    """Scores of one class of a multi-label model; if no image has the class, the four scores are None.
+    """Scores of one class of a multi-label model.
 
     Attributes:
         name: name of the class.
         count: number of images that have the class.
         threshold: minimum probability to predict the class.
+        average_precision, precision, recall, f1: the scores, 0..1; None if no image has the class.
     """
 
     name: str

@@ -30,7 +30,10 @@ def make_temporary_path(path: Path) -> Path:
 
 @contextmanager
 def temporary_folder_beside(path: Path) -> Iterator[Path]:
-    """Context manager: create a temporary folder beside `path`, and remove it at the end; write errors name `path`."""
+    """Context manager: create a temporary folder beside `path`, and remove it at the end.
+
+    If a write to the folder fails, the error gives `path` as the file name, not the temporary folder.
+    """
     folder = make_temporary_path(path)
     folder.mkdir()
     try:
@@ -56,7 +59,10 @@ def _remove_abandoned_files(folder: Path) -> None:
 
 
 def _is_abandoned(name: str) -> bool:
-    """Return whether `make_temporary_path` made this name since this machine was started, in a process that ended."""
+    """Return whether `make_temporary_path` made this name, in a process that has ended.
+
+    False for a name that was made before the last reboot or in another container: its checksum differs.
+    """
     found = _TEMPORARY_NAME.fullmatch(name)
     if not found or not _read_pid_scope() or found[4] != _compute_checksum(found[1], found[2]):
         return False
@@ -76,7 +82,7 @@ def _compute_checksum(start: str, number: str) -> str:
 
 @cache
 def _read_pid_scope() -> str:
-    """Return what process ids are unique within: the start of this machine, and the container; "" if unknown."""
+    """Return an identifier of the current boot and container, within which process ids are unique; "" if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")  # noqa: PTH115
     except OSError:  # not on Linux

@@ -101,11 +101,11 @@ class GatherSummary:
 
     Attributes:
         out: the output folder.
-        ok, duplicate, failed: number of links with this result, including those of earlier runs into this folder;
-            placeholders count as failed.
+        ok, duplicate, failed: number of links with this result, in this run and earlier runs into this folder. `failed`
+            includes placeholders.
         near_duplicate: number of `ok` images that are near-duplicates of another image.
         conflicting: number of duplicates whose link has another class than the image that was kept.
-        changed: number of `ok` images edited since they were gathered; they are kept unchanged.
+        changed: number of `ok` images that the user edited after the download; the edited files are kept.
         moved: number of images that this run moved, since the list now gives another class.
         unmoved: number of images that stay where they are because they were edited or moved by hand, although the
             list now gives another class.

@@ -38,9 +38,9 @@ def write_output(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def append_output(path: Path) -> Iterator[Path]:
     """Context manager: yield a temporary copy of a file, to append to, and replace the file by it at the end.
 
-    The file may be a user's. It is recorded only if it was not edited since mlimages wrote it, so that an edited file
-    is not overwritten later. If `path` is a link, the file that it leads to is replaced. `require_writable` with
-    `appends` checks beforehand that this is possible.
+    The file may be a user's, or edited by a user. Such a file is not recorded as written by mlimages, so that no later
+    command overwrites it. If `path` is a link, the file that it leads to is replaced. To check beforehand that the file
+    can be replaced, use `require_writable(appends=True)`.
     """
     path = as_path(path)
     path = path if is_remote(path) else path.resolve()
@@ -137,8 +137,8 @@ def _read_lines_cached(path: Path, fingerprint: bytes) -> frozenset[str]:
 
 
 def record_settings(path: Path, settings: str) -> None:
-    """Record the settings with which a file was written, in a comment line that `sha256sum -c` ignores."""
-    _append_record(path, f"# {path.name}: {settings}")
+    """Record the settings with which the file at `path` was written, as a comment in its folder's RECORDS_FILE_NAME."""
+    _append_record(path, f"# {path.name}: {settings}")  # `sha256sum -c` ignores comments
 
 
 def _append_record(path: Path, line: str) -> None:

@@ -288,7 +288,7 @@ class _PartialSums:
     Attributes:
         sums: sum of the images by class index, uint16 `(H, W, C)`. Without `per_class`, all images count as class 0;
             with `per_class`, images of a multi-label file also count as class ALL_IMAGES.
-        counts: number of images by the same class index.
+        counts: number of images in each element of `sums`, by the same key.
         histogram: number of pixels of each value in each channel, uint64 `(C, 256)`.
         broken_images: images that could not be decoded.
     """
@@ -300,7 +300,10 @@ class _PartialSums:
 
 
 def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
-    """Sum at most 257 images; their sums fit into 16 bits, so that worker processes return little data."""
+    """Sum the images in `items`; there must be at most 257.
+
+    The sums of at most 257 images fit into uint16, so that worker processes return little data.
+    """
     result = _PartialSums({}, Counter(), np.zeros((image_property.channels, 256), dtype=np.uint64), [])
     for item in items:
         loaded = try_load_pixels(item.path, image_property)
@@ -322,7 +325,10 @@ def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[Label
 
 
 def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the number of pixels of each value, `(C, 256)`: exact channel statistics at a tenth of the cost."""
+    """Return the number of pixels of each value in each channel, `(C, 256)`.
+
+    To compute mean and std from a histogram is exact, and costs a tenth of computing them from the pixels.
+    """
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
     return counts.reshape(-1, 256)

@@ -41,7 +41,7 @@ class TrainingData:
         image_property: size and resize method of the images.
         normalization: how uint8 pixels are converted to the input of the network; by default to 0..1.
         mean_image: mean image to subtract before scaling: a .npy or image file, or float32 `(C, H, W)` in 0..255.
-        mean_image_file: the name of `mean_image` in mlimages 0.5.
+        mean_image_file: earlier name of the argument `mean_image`, in mlimages 0.5.
 
     Raises:
         InputError: `mean_image` is not a mean image, or `mean_image` or `normalization` does not match the size and
@@ -89,7 +89,7 @@ class TrainingData:
 
     @property
     def labels(self) -> LabelFile:
-        """The label file."""
+        """The LabelFile that lists the images and their class indices."""
         return self._labels
 
     @property

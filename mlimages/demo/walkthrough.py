@@ -115,7 +115,7 @@ class _Walkthrough:
         self._show(textwrap.fill(text, LINE_WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n")
 
     def _gather(self, name: str, url: str, responses: Sequence[Response]) -> GatherSummary:
-        """Gather the links to these responses, `url` + `response.path`, into the subfolder `name`."""
+        """Download the images at `url` + `response.path` of these responses into the subfolder `name`."""
         links = self._folder / f"{name}_links.tsv"
         links.write_text("".join(f"{response.class_name}\t{url}{response.path}\n" for response in responses))
         self._show_command(f"gather urls {links.name} -o {name} --allow-private")
@@ -166,7 +166,7 @@ class _Walkthrough:
         return few, test
 
     def _compare_methods(self, new_train_labels: LabelFile, test_labels: LabelFile) -> list[MethodAccuracies]:
-        """Train with both methods on a few images of each new digit, for every number of images and seed."""
+        """Train with `transfer` and `scratch` on a few images of each new digit, for each number of images and seed."""
         sizes = ", ".join(map(str, IMAGES_PER_CLASS[:-1])) + f" and {IMAGES_PER_CLASS[-1]}"
         self._show(f"# Train on {sizes} images of each digit 5 to 9, with the random seeds {SEEDS[0]}")
         self._show(f"# to {SEEDS[-1]}. The commands for {EXAMPLE_IMAGES_PER_CLASS} images and the first seed:")
@@ -185,7 +185,7 @@ class _Walkthrough:
     def _train_both_methods(
         self, new_train_labels: LabelFile, test_labels: LabelFile, images_per_class: int, seed: int
     ) -> dict[str, Path]:
-        """Train with each method on `images_per_class` random images of each digit; return the run folders."""
+        """Train with `transfer` and `scratch` on random images of each digit; return the run folder of each method."""
         is_shown = (images_per_class, seed) == (EXAMPLE_IMAGES_PER_CLASS, SEEDS[0])
         train = self._folder / f"few_{images_per_class}_{seed}.txt"
         if is_shown:
