@@ -36,7 +36,7 @@ async def interleave_hosts(
     yielded.
 
     Args:
-        image_refs: links without `load`; their `source` contains only types that JSON has.
+        image_refs: links that have no `ImageRef.load`, and an `ImageRef.source` that can be stored as JSON.
         max_in_memory: maximum number of links in memory.
         block_size: number of links that are written to the temporary file at once.
     """

@@ -121,7 +121,7 @@ class GatherOptions:
     keep_deleted: Annotated[
         bool,
         Option(
-            "Do not stop if many images are missing: treat them as deleted, and do not download them again.",
+            "Leave missing images deleted, however many they are, instead of stopping with an error.",
             "Images",
             is_advanced=True,
         ),
@@ -244,7 +244,7 @@ class GatherOptions:
     decoders: Annotated[
         int,
         Option(
-            "Number of processes that decode images; with --workers or --engine ray, one per worker.",
+            "Number of processes that decode images. With --workers or --engine ray, each worker always has one.",
             "Download",
             min=1,
             max=256,
@@ -302,19 +302,22 @@ class GatherOptions:
 
 
 class GatherKeywords(TypedDict, total=False):
-    """The fields of `GatherOptions` as keyword arguments of `gather`, for type checkers."""
+    """Keyword arguments of `gather`, for type checkers: the fields of `GatherOptions`, which documents them."""
 
     limit: int | None
     shard: tuple[int, int] | None
     min_size: int
+    """Minimum length of the shorter side of an image, in pixels."""
     resize: int | None
     keep_duplicates: bool
     max_bytes: int
     max_pixels: int
     restore_deleted: bool
     keep_deleted: bool
+    """Leave missing images deleted, however many they are, instead of raising an error."""
     layout: Literal["folders", "tar"]
     metadata: bool
+    """Write metadata.jsonl, with the label and the metadata of each image."""
     parquet: bool
     subfolders: bool
     parallel: int

@@ -48,8 +48,8 @@ class LinkPartition:
     def max_concurrent_requests(self, url: str) -> int:
         """Return the maximum number of concurrent requests of this shard to the link's host.
 
-        It is 0 for some shards of a host that is spread over more than `max_requests_per_host` shards. They skip the
-        links of the host, which are left to the later run without shards.
+        It is 0 for some shards of a host that is spread over more than `max_requests_per_host` shards. Such shards skip
+        the links of the host. The run without --shard that merges the shards downloads them.
         """
         parts = self.count_shards_of_host(url)
         if parts == 1:

@@ -197,14 +197,14 @@ class LinkScheduler:
         Then wait while too many links are in progress, or more than `max_backlog` links are in the backlog.
         """
         self._start_postpone_or_skip(image_ref)
-        while self._is_at_link_limit or self._num_in_backlog > max_backlog:
+        while self._has_max_links_in_progress or self._num_in_backlog > max_backlog:
             self._link_finished.clear()
             with suppress(TimeoutError):  # no event is set when links begin to wait for their host
                 async with asyncio.timeout(_POLL_INTERVAL_S):
                     await self._link_finished.wait()
 
     @property
-    def _is_at_link_limit(self) -> bool:
+    def _has_max_links_in_progress(self) -> bool:
         hosts = self.fetcher.hosts
         num_paused = min(hosts.num_paused_links, MAX_PAUSED_LINKS)
         num_awaiting_slot = min(hosts.num_links_awaiting_slot, MAX_LINKS_AWAITING_SLOT)
@@ -270,13 +270,14 @@ class LinkScheduler:
     async def _watch_paused_hosts(self) -> None:
         """In place of links of paused hosts, start links from the backlog of the same class.
 
-        If the hosts of all links in progress are paused, show them as progress. Runs until the task is cancelled.
+        If the hosts of all links in progress are paused, name these hosts in the progress display. Runs until the task
+        is cancelled.
         """
         while True:
             await asyncio.sleep(_POLL_INTERVAL_S)
             for label in list(self._backlog_by_label):
                 self._start_from_backlog(label)
-            if hosts := self.fetcher.hosts.paused_host_names:
+            if hosts := self.fetcher.hosts.host_names_if_all_paused:
                 more = f" +{len(hosts) - 1}" if len(hosts) > 1 else ""
                 self.progress.advance(
                     0, waiting_for=f"{hosts[0][:30]}{more} ({pluralize(self.fetcher.hosts.num_paused_links, 'link')})"

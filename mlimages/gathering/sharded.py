@@ -127,7 +127,10 @@ def require_shardable(source: Source, options: GatherOptions) -> None:
 def _run_shards(
     pool: RayCluster | ProcessPool, task: Callable[[int], GatherSummary], out: Path, num_shards: int, progress: Progress
 ) -> list[GatherSummary]:
-    """Run `task` for each shard number and return the summaries; if `out` is local, show its new rows as progress."""
+    """Run `task` for each shard number and return the summaries.
+
+    If `out` is local, the new rows in the manifests of the shards are shown as progress.
+    """
     numbers = range(1, num_shards + 1)
     offsets = {make_manifest_path(out, (number, num_shards)): 0 for number in numbers if not is_remote(out)}
     summaries: list[GatherSummary] = []

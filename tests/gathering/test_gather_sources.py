@@ -19,7 +19,7 @@ from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, read_list
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.archives import iter_entries
-from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset, load_synsets
+from mlimages.gathering.sources.wordnet import assign_subtree_folders, find_synset, load_synsets
 from mlimages.gathering.store.file_names import MAX_NAME_BYTES, file_stem_from_url, label_to_folder, sanitize_name
 from tests.gathering.conftest import links, run, stored
 from tests.servers import Connection, Request, Site, answer, cut, photo
@@ -49,7 +49,7 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None
 
 def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     cat = find_synset("Domestic  cat")
-    folders = find_subtree_folders(cat)
+    folders = assign_subtree_folders(cat)
     assert (cat.wnid, len(folders)) == ("n02121808", 19)
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)

@@ -70,7 +70,7 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
         deadline = min(deadline, clock.now + WAIT_S) if waiting and not running else math.inf
         assert hosts.deadline == deadline
         names = {f"{name}.example" for name, _ in waiting}
-        assert set(hosts.paused_host_names) == (names if deadline < math.inf else set())
+        assert set(hosts.host_names_if_all_paused) == (names if deadline < math.inf else set())
 
 
 @pytest.mark.parametrize(

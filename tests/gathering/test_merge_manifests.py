@@ -239,5 +239,5 @@ def test_the_current_rows_of_a_folder_are_known_by_their_index(tmp_path: Path) -
     current = CurrentRows(FileStorage(tmp_path), manifests)
     assert [current.is_current(at, found) for at, found in enumerate(rows)] == [False, True, True, True]
     assert list(current.rows()) == rows[1:]
-    assert [number for number, *_ in current.enumerate_rows()] == [0, 1, 1]
-    assert [is_shard for *_, is_shard in current.enumerate_rows()] == [False] * 3
+    assert [number for number, *_ in current.rows_with_origin()] == [0, 1, 1]
+    assert [is_shard for *_, is_shard in current.rows_with_origin()] == [False] * 3

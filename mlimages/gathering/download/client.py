@@ -61,7 +61,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     """Return a middleware that sets the proxy of each request: that of the options, or else that of the environment.
 
     Since a server may send its headers byte by byte, the middleware also raises TimeoutError if they have not all
-    arrived after two time-outs.
+    arrived within twice `options.timeout_s`.
     """
     proxy = options.proxy
     proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()

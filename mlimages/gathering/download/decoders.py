@@ -152,7 +152,11 @@ class DecoderPool:
             batch = await self._get_next_batch()
 
     async def _get_next_batch(self) -> list[_Job]:
-        """Wait for jobs and return some: one job of a batch that failed, or else an equal share of the waiting jobs."""
+        """Wait until there are jobs, and return those that one process is to decode next.
+
+        The jobs of a batch that failed are returned one at a time. Otherwise, each process gets an equal share of the
+        waiting jobs.
+        """
         if self._retries:
             return [self._retries.popleft()]
         first = await self._jobs.get()
@@ -180,9 +184,9 @@ class DecoderPool:
         return False
 
     async def _fail_all_jobs(self, batch: list[_Job], error: GatherError) -> NoReturn:
-        """Raise `error` in the calls of `verify_and_resize` that wait for `batch`, or for a job that is taken later.
+        """Fail the jobs in `batch`, and then all later jobs, until the task of this worker is cancelled.
 
-        Runs until the task of this worker is cancelled.
+        The calls of `verify_and_resize` that wait for these jobs raise `error`.
         """
         while True:
             for _, future in batch:

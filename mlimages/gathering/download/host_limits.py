@@ -72,7 +72,10 @@ class Host:
         self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def record_unsent_request(self) -> None:
-        """Record that a request was not sent although `wait_for_turn` allowed it; another one can then be the probe."""
+        """Record that a request was not sent although `wait_for_turn` allowed it.
+
+        `wait_for_turn` allows one request at a time (a probe) to a paused host; after this call, it allows another.
+        """
         self._set_state(replace(self.state, is_probing=False))
 
     def notify_waiting_tasks(self) -> None:
@@ -80,7 +83,11 @@ class Host:
         self._state_changed.set()
 
     def _set_state(self, state: HostState) -> None:
-        """Set the state and update the counts of links; wake the waiting tasks, unless they still wait for a probe."""
+        """Set the state, update the counts of links, and wake the tasks that wait for this host.
+
+        The tasks are not woken while a single request tests whether a paused host responds again (a probe), since they
+        need its result.
+        """
         may_proceed = state.is_paused != self.state.is_paused or state.is_given_up or not state.is_probing
         self.state = state
         self._hosts.update_counts(self)
@@ -137,15 +144,15 @@ class Hosts:
             self.update_counts(host)
 
     @property
-    def paused_host_names(self) -> list[str]:
-        """Names (without ports) of the paused hosts if all hosts in use are paused; empty otherwise."""
+    def host_names_if_all_paused(self) -> list[str]:
+        """Names (without ports) of the hosts in use if all of them are paused; empty otherwise."""
         if self.deadline == math.inf:
             return []
         return [name.rpartition(":")[0] for name, host in self._hosts.items() if host in self._paused]
 
     @property
     def long_pause_s_by_host(self) -> dict[str, float]:
-        """Remaining pause in seconds, by host name, of hosts that limit requests (429 or 503).
+        """Remaining seconds of pauses too long to wait for, by name of the host that limits requests (429 or 503).
 
         Pauses of at most `max_wait_s`, for which the run waits, and of at most a second are left out.
         """

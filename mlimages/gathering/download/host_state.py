@@ -72,7 +72,8 @@ class HostState:
         is_ramping_up: whether `max_requests_per_s` grows by 1 with each response, to find the limit of the host quickly
             (like TCP's slow start). True from the first 429 or 503, which sets `max_requests_per_s`, to the second one.
         responses_per_s: responses per second, averaged over about a second.
-        last_response_at: when `responses_per_s` was last updated.
+        last_response_at: time of the last response that `responses_per_s` counts; it does not count refusals, 420, 429
+            and 503.
         next_request_at: when `max_requests_per_s` allows the next request.
         num_client_processes: number of processes that send requests to the host; each has an equal part of the rate.
     """
@@ -213,7 +214,7 @@ def _lower_rate(state: HostState, now: float) -> HostState:
 
 
 def _estimate_responses_per_s(state: HostState, now: float) -> float:
-    """Return `responses_per_s`, reduced by the time since the last response."""
+    """Return the value of `responses_per_s` at the time `now`; it decays exponentially after the last response."""
     if not state.responses_per_s:
         return 0.0
     return state.responses_per_s * math.exp((state.last_response_at - now) / _RATE_AVERAGING_S)

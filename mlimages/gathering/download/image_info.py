@@ -26,7 +26,12 @@ class ImageRequirements:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Properties of a verified image: fields of its manifest row (see `FetchResult`), and its file suffix."""
+    """Properties of a verified image: fields of its manifest row (see `FetchResult`), and its file suffix.
+
+    Attributes:
+        suffix: suffix of files in this format, such as `.jpg`.
+        detail: notes for the manifest row, such as `resized: 256`, or that an opt-out was ignored.
+    """
 
     bytes: int
     sha256: str

@@ -82,11 +82,14 @@ def has_preference(preferences: str, key: str, value: str) -> bool:
 
 
 def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Return the rules of a tdmrep.json file as (path pattern, whether text and data mining is reserved), in order.
+    """Return the rules of a tdmrep.json file, in order, as (path pattern, whether text and data mining is forbidden).
 
     The first rule whose pattern matches a path applies; text that is not valid JSON has no rules.
 
     Source: W3C Community Group, TDM Reservation Protocol.
+
+    >>> parse_tdmrep('[{"location": "/images/", "tdm-reservation": 1}]')
+    [('/images/', True)]
     """
     try:
         rules = json.loads(text)

@@ -35,8 +35,9 @@ class SiteRules:
 
     Attributes:
         access_rules: Allow and Disallow rules of robots.txt; None if everything is allowed.
-        training_rules: rules of robots.txt by field, as (path pattern, whether training is forbidden).
-        tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is reserved).
+        training_rules: rules of robots.txt about training, as (path pattern, whether training is forbidden). The keys
+            are the entries that forbid training, such as `Content-Signal: ai-train=no`.
+        tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is forbidden).
     """
 
     access_rules: Protego | None = None
@@ -53,7 +54,7 @@ class SiteRules:
             _, is_forbidden = max(matching, default=(0, False))  # the longest pattern; if equal, one that forbids
             if is_forbidden:
                 return f"robots.txt: {name}"
-        if next((is_reserved for pattern, is_reserved in self.tdm_rules if path_matches(pattern, path)), False):
+        if next((forbids for pattern, forbids in self.tdm_rules if path_matches(pattern, path)), False):
             return "tdmrep.json: tdm-reservation"
         return None
 

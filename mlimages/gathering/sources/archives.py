@@ -113,10 +113,10 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
 
 
 def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield the regular files of the tar at `offset` in `file`, and of tars in it, each with the prefix of its path.
+    """Yield (prefix for its path, file) for each regular file of the tar at `offset` in `file`, and of tars in it.
 
-    For a file in a nested tar, the prefix names the nested tars, such as `n02123394/`; otherwise, it is empty. The
-    offset of a member counts from the start of `file`.
+    For a file in the nested tar `n02123394.tar`, the prefix is `n02123394/`. For a file that is in no nested tar, it is
+    empty. The offset of a `TarMember` counts from the start of `file`.
     """
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as archive:

@@ -24,7 +24,7 @@ from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entri
 from mlimages.gathering.sources.columns import is_http_url
 from mlimages.gathering.sources.lists import read_list, require_parquet_extra
 from mlimages.gathering.sources.search_api import make_http_options
-from mlimages.gathering.sources.wordnet import find_subtree_folders, find_synset
+from mlimages.gathering.sources.wordnet import assign_subtree_folders, find_synset
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,8 @@ class ImageNet:
         self._folders: dict[str, str] = {}
         for word in words:
             root = find_synset(word)
-            for wnid, folder in (find_subtree_folders(root) if with_subtree else {root.wnid: root.folder_name}).items():
+            folders = assign_subtree_folders(root) if with_subtree else {root.wnid: root.folder_name}
+            for wnid, folder in folders.items():
                 self._folders.setdefault(wnid, folder)
         for path in (archive, url_list):
             if path and not path.exists():

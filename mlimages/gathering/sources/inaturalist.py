@@ -162,9 +162,9 @@ class INaturalist(SearchSource):
             last_id = max(int(observation["id"]) for observation in observations)
 
     def _choose_class(self, observation: Mapping[str, Any], label: str) -> str | None:
-        """Return the class of an observation: `label`, or with `by` the name of its species or genus.
+        """Return the class of an observation: its species or genus if the argument `by` is set; otherwise `label`.
 
-        With `by`, return None if the taxon does not determine the class: for `species`, if only the genus is known.
+        Return None if the taxon does not determine the class: for `by="species"`, if only the genus is known.
         """
         taxon = observation.get("taxon")
         if self._by is None or not isinstance(taxon, dict):

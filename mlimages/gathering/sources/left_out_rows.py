@@ -51,7 +51,8 @@ class LeftOutRows:
     def describe(self, within: str = "") -> Iterator[str]:
         """Yield a message about the repeated headers, and one about the rows that are too long, if there are any.
 
-        `within` follows the number of rows: " in the first 9 rows" in "left out: 2 rows in the first 9 rows with ...".
+        Args:
+            within: text that is inserted after the number of rows, such as " in the first 9 rows".
         """
         if self.num_repeated_headers:
             yield f"left out: {pluralize(self.num_repeated_headers, 'repeated header')}{within}"

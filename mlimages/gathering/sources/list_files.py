@@ -115,7 +115,7 @@ def _peek(file: IO[bytes], size: int) -> bytes:
 
 
 def count_buffered_lines(stdin: IO[bytes]) -> int:
-    """Return how many lines of standard input can be read without waiting; at least 1, for which it may wait."""
+    """Wait for data in standard input; return how many complete, non-blank lines have arrived, but at least 1."""
     start = stdin.peek() if hasattr(stdin, "peek") else b""
     return max(1, sum(1 for line in start.splitlines(keepends=True) if line.strip() and line.endswith(b"\n")))
 

@@ -185,6 +185,7 @@ class LinkFile:
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
     def _reject_captions(self, first_links: list[ImageRef]) -> None:
+        """Raise InputError if so many classes occur only once that they are probably captions."""
         single = [label for label, count in Counter(image_ref.label for image_ref in first_links).items() if count == 1]
         if len(single) > _MAX_SINGLE_LINK_CLASSES:
             raise InputError(
@@ -213,7 +214,7 @@ class LinkFile:
             yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), suffix)
 
     def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and count down those of standard input that can be read without waiting."""
+        """Yield the lines, and subtract 1 from `_num_buffered_lines` for each of them."""
         for line in lines:
             self._num_buffered_lines -= 1
             yield line
@@ -304,8 +305,9 @@ class LinkFile:
     def _peek(self, items: Iterator[_T], max_items: int) -> tuple[list[_T], Iterator[_T]]:
         """Return a list of the first `max_items` items, and an iterator over all items, the first ones included.
 
-        The list is shorter if its items exceed `MAX_HEAD_LENGTH`, or the next one is not yet in standard input. It also
-        ends at an error: the iterator raises the error after these items, or this method if there are none.
+        The list is shorter if its items exceed `MAX_HEAD_LENGTH`, if the next line of standard input has not arrived
+        yet, or if reading an item raises an error. The iterator raises that error after the items in the list; if the
+        list is empty, this method raises it.
         """
         head: list[_T] = []
         size = 0

@@ -178,7 +178,10 @@ class UrlList:
         return dict(counts)
 
     async def _open_lists(self) -> list[LinkFile]:
-        """Open all lists, detect their formats and tell the user; if they are open but not yet read, return them."""
+        """Open all lists, detect their formats, and call `tell` with descriptions and warnings; return the open lists.
+
+        If an earlier call has opened the lists and they have not been read since, it only returns them.
+        """
         if self._files is None:
             files: list[LinkFile] = []
             lengths: list[int | None] = []
@@ -215,9 +218,10 @@ class UrlList:
 
 
 def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
-    """Raise InputError if the file names of the last of `files` and an earlier one would give them the same class.
+    """Raise InputError if the last of `files` and an earlier one get the same class from their file names.
 
-    `files` are the lists that are open so far, in the order of `paths`; all but the last have been checked already.
+    For example, `a/cats.txt` and `b/cats.txt` both get the class `cats`. `files` are the lists that are open so far, in
+    the order of `paths`; all but the last have been checked already.
     """
     *earlier, last = files
     for path, file in zip(paths, earlier, strict=False):

@@ -185,7 +185,7 @@ def _join_quoted_lines(
         text.append(unread_lines[number])
         if unread_lines[number].count('"') % 2:  # the first line that may close it
             row = _parse_csv_row("\n".join(text), delimiter, is_strict=True)
-            if row is None or _are_complete_rows(
+            if row is None or _are_separate_rows(
                 text, delimiter, num_columns, is_ragged=len(row) != (num_columns or len(row))
             ):
                 return None
@@ -195,12 +195,12 @@ def _join_quoted_lines(
     return None
 
 
-def _are_complete_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
-    """Return whether lines that a quoted cell would join into one row are probably separate rows with stray quotes.
+def _are_separate_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
+    """Return whether these lines are probably separate rows with stray quotes, rather than one row with a quoted cell.
 
-    A line counts as a row if it has `num_columns` cells, one of them a link. If the joined row would have another
-    number of cells (`is_ragged`), any line after the first that counts as a row is enough. Otherwise, all lines must
-    count as rows with the link in the same column, and the closing quote must begin a cell, as opening quotes do.
+    A line looks like a row if it has `num_columns` cells, one of them a link. If the lines as one row do not have
+    `num_columns` cells (`is_ragged`), return True if any line after the first looks like a row. Otherwise, return True
+    if all lines look like rows with the link in the same column, and the closing quote begins a cell.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:

@@ -75,8 +75,11 @@ def find_synset(text: str) -> Synset:
     raise InputError(f"{text!r} is ambiguous; use one of these ids: {meanings}")
 
 
-def find_subtree_folders(root: Synset) -> dict[str, str]:
-    """Return the folders of a synset and its descendants, by WordNet id; each is a subfolder of a parent's folder."""
+def assign_subtree_folders(root: Synset) -> dict[str, str]:
+    """Return the folder for the images of `root`, and of each of its descendants, by WordNet id.
+
+    The folder of a descendant is in the folder of one of its parents, such as `domestic_cat/persian_cat`.
+    """
     folders = {root.wnid: root.folder_name}
     taken = {root.folder_name}
     waiting = [root.wnid]

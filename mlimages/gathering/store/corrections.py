@@ -80,7 +80,7 @@ class ClassCorrections:
         self._waiting: list[ImageRef] = []
 
     def add_row(self, key: int, row: FetchResult) -> None:
-        """Record the manifest row of a link; call it only for links that this run does not request again.
+        """Remember whether the link in a manifest row has an image; for links that this run does not retry.
 
         Args:
             key: `hash_link` of the link.
@@ -91,12 +91,16 @@ class ClassCorrections:
             self._stored_urls.add(hash_link(_ANY_CLASS, row.url))
 
     def defer_if_needed(self, image_ref: ImageRef, key: int, *, is_done: bool) -> bool:
-        """Return whether the image of a link is stored only under another class; if so, defer the link.
+        """Defer a link until `resolve_deferred` if its image is stored only under another class than that in the list.
 
         Args:
-            key: `hash_link` of the link.
-            is_done: whether the manifest has the result of the link, and this run does not retry it. Such a link is
-                deferred only if it has no image of its own: it failed, or its image was a duplicate.
+            image_ref: the link, with its class in the list.
+            key: `hash_link` of the link and this class.
+            is_done: whether the manifest has a result for `key`, and this run does not retry it. Such a link is
+                deferred only if the result is a failure or a duplicate, so that no image is stored under this class.
+
+        Returns:
+            Whether the link is deferred.
         """
         if is_done and key not in self._without_image:
             self._named.add(key)

@@ -142,10 +142,11 @@ class PathsInUse:
         return path.casefold() not in self._labels_by_folder and self._paths.add(_hash_path(path))
 
     def is_misplaced(self, label: str, path: str) -> bool:
-        """Return whether an image is in the folder named after its label although another label has this folder.
+        """Return whether an image of this label is in a folder that belongs to another label.
 
         The folders of `Cats` and `cats` have the same name, since case is ignored. If two processes that do not know
-        each other's labels store images of both there, those of one label are misplaced.
+        each other's labels store images of both in one folder, it belongs to one label, and the images of the other
+        label are misplaced. An image that the user has moved to a folder of another name is not misplaced.
         """
         folder, labels = label_to_folder(label), [level.label for level in _split_label_folders(label)]
         above = accumulate(folder.casefold().split("/"), "{}/{}".format)

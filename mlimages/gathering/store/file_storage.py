@@ -37,10 +37,10 @@ class ImageStorage(Protocol):
     allows_concurrent_runs: ClassVar[bool] = False
 
     async def store(self, temp_path: Path, row: FetchResult) -> str | None:
-        """Move a downloaded image from `temp_path` to `row.path`.
+        """Move a downloaded image from `temp_path` to `row.path`; return its new path, or None if it was not moved.
 
-        Return its path in the gathered folder: `row.path`, or in tar shards `images-00000.tar/` and `row.path`. Return
-        None, and move nothing, if there is a file at `row.path` already.
+        The new path is relative to the gathered folder: `row.path`; in tar shards, `images-00000.tar/` and `row.path`.
+        The image is not moved if there is a file at `row.path` already.
 
         Raises:
             GatherError: the file cannot be written.
@@ -71,9 +71,10 @@ class ImageStorage(Protocol):
         """Remove the file at `path` if it has this SHA-256."""
 
     def quarantine_placeholder(self, path: str, sha256: str) -> str | None:
-        """Move the placeholder image at `path` to the quarantine folder if it has this SHA-256.
+        """Move the placeholder image at `path` to the quarantine folder if it has this SHA-256; return its path there.
 
-        Return its path there, whether this call or an earlier one has moved it; None if it is not there.
+        The path is returned whether this call or an earlier one has moved the image. If the image is not there,
+        None is returned.
         """
 
     def fsync(self, paths: Iterable[str]) -> None:
@@ -84,9 +85,9 @@ class ImageStorage(Protocol):
         """Yield the paths of all files except those in hidden folders."""
 
     def publish_manifest(self, path: Path) -> bool:
-        """Make the new `manifest.jsonl` at `path` visible to other runs.
+        """Make the new `manifest.jsonl` at `path` visible to other runs; return whether this succeeded.
 
-        Return False, and do not replace the old one, if another run has changed that since this run has read it.
+        It fails, and the old `manifest.jsonl` is kept, if another run has changed the old one since this run read it.
         """
         return True
 
@@ -194,7 +195,7 @@ class FileStorage(ImageStorage):
 
 
 def make_quarantine_path(path: str, sha256: str) -> str:
-    """Return the path in the quarantine folder for the placeholder at `path`."""
+    """Return the path to which the image at `path` is moved if it is a placeholder (see `QUARANTINE_NAME`)."""
     return f"{QUARANTINE_NAME}/{sha256[:16]}{PurePosixPath(path).suffix}"
 
 

@@ -44,7 +44,7 @@ class GatherFolder:
     Args:
         out: a local or remote folder, as returned by `as_path`.
         options: options of the run.
-        partition: tells which links belong to this run if several shards share them.
+        partition: determines which links this run gathers: all, or with --shard a part of them.
         is_list: whether the source is a list (see `Source.is_list`): if its classes were corrected, images are moved.
 
     Raises:
@@ -105,7 +105,7 @@ class GatherFolder:
             self._close_manifest()
 
     def _close_manifest(self) -> None:
-        """Sync the images and end the manifest with a commit row: an image missing later was deleted by the user."""
+        """Sync the images and append a commit row, so that later runs treat a missing image as deleted by the user."""
         if not self._objects:
             if read_commit_rows(self._manifest).is_at_end:
                 return
@@ -223,7 +223,7 @@ class GatherFolder:
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
-        """Read which links are done; with `retry_unfinished`, unfinished links count as not done."""
+        """Read from manifests which links are done. With `retry_unfinished`, links that this run retries are not."""
         self._close_image_index()
         self._done, self._retried, self._class_corrections = UInt64Set(), UInt64Set(), ClassCorrections()
         self._has_retries = self._has_user_changes = False
@@ -250,9 +250,9 @@ class GatherFolder:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
     def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Treat links as unfinished if their host refused many links in a row, although they are recorded as final.
+        """Correct failures that are recorded as final although their host has refused many links in a row.
 
-        With `retry_unfinished`, mark them for retry (unless `no_retry` is set); otherwise, count them as unfinished.
+        If `retry_unfinished`, mark the links for retry (unless `no_retry` is set); else, count them as unfinished.
         """
         keys = self._refusals.find_refused_keys()
         self._refused = keys if retry_unfinished and not self._options.no_retry else set()

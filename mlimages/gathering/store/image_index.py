@@ -56,8 +56,8 @@ class ImageCopies:
     Attributes:
         num_links: number of links that returned these bytes, including duplicates that are not stored.
         num_stored: number of copies that are stored in the folder.
-        path: path of a stored copy, the one added last; if the user has deleted all copies, the path that one had. None
-            if no copy was ever stored, or if the image is in quarantine.
+        path: path of the stored copy that was added last. If the user has deleted all copies, the former path of a
+            deleted copy. None if no copy was ever stored, or if the image is in quarantine.
         label: label of the stored copy that was added last; "" if none was stored.
         is_placeholder: whether the image is known as a placeholder of a host.
     """

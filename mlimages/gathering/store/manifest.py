@@ -181,7 +181,7 @@ def dump_row(row: FetchResult) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CommitRows:
-    """What the commit rows of a manifest record. The images of all rows before the last commit row are on disk.
+    """Summary of the commit rows of a manifest. A commit row records that the images of all rows before it are on disk.
 
     Attributes:
         last_line_number: line number of the last commit row, from 1; 0 if there is none.
@@ -195,7 +195,7 @@ class CommitRows:
 
 
 def read_commit_rows(path: Path) -> CommitRows:
-    """Read what the commit rows of a manifest record."""
+    """Return a summary of the commit rows of the manifest at `path`."""
     number = closed = 0
     keeps_duplicates = False
     with path.open("rb") as lines:

@@ -32,8 +32,8 @@ def rewrite_manifests(
     """Rewrite `manifests` as the single file `target`, and remove images that it no longer lists.
 
     - Of several rows for a link, only the current one is kept (see `CurrentRows`); the order of rows does not change.
-    - If images of several manifests have the same bytes, those of the first of these manifests are kept. It has several
-      copies only if its run was to keep duplicates.
+    - If images in several manifests have the same bytes, only the copies in the first of these manifests are kept: a
+      single one, unless the run that wrote this manifest was to keep duplicates.
     - Near-duplicates are searched again: the nearest image may be in another manifest or have been removed.
 
     Args:
@@ -88,7 +88,7 @@ def _merge_rows(
     """Yield the rows of the merged manifest; add images of omitted rows, and duplicates, to `removal_candidates`."""
     index = ImageIndex()
     counts: Counter[str] = Counter()
-    for number, row, is_of_shard in current_rows.enumerate_rows(removal_candidates):
+    for number, row, is_of_shard in current_rows.rows_with_origin(removal_candidates):
         first = None if keep_duplicates or not row.sha256 else index.find_first_copy(row.sha256)
         settled = _update_status(storage, row, placeholders, first, number)
         if settled.status == "ok" and settled.path and settled.sha256 and settled.dhash and not settled.removed:
@@ -142,20 +142,23 @@ def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path)
 
 
 class CurrentRows:
-    """The current row of each link of these manifests: its last row of the highest rank (`_rank_row`)."""
+    """Finds the current row of each link in several manifests.
+
+    The current row is the one with the highest rank (`_rank_row`); of several with this rank, the last one.
+    """
 
     def __init__(self, storage: ImageStorage, manifests: list[Path]) -> None:
         self._storage = storage
         self._manifests = manifests
         self._current_indices = self._find_current_indices()
 
-    def enumerate_rows(
+    def rows_with_origin(
         self, removal_candidates: _RemovalCandidates | None = None
     ) -> Iterator[tuple[int, FetchResult, bool]]:
-        """Yield (index of the manifest, current row, whether a run with --shard wrote it) for each link.
+        """Yield (index of its manifest, row, whether a run with --shard wrote it) for each current row.
 
         Args:
-            removal_candidates: the images of all rows that are not current are added to it, unless it is None.
+            removal_candidates: unless None, the images of all other rows are added to it.
         """
         at = 0
         for number, manifest in enumerate(self._manifests):
@@ -169,7 +172,7 @@ class CurrentRows:
 
     def rows(self) -> Iterator[FetchResult]:
         """Yield each current row."""
-        return (row for _, row, _ in self.enumerate_rows())
+        return (row for _, row, _ in self.rows_with_origin())
 
     def is_current(self, row_index: int, row: FetchResult) -> bool:
         """Return whether the row at index `row_index` is the current row of its link."""
@@ -205,7 +208,7 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
     """
     detector = PlaceholderDetector()
     placeholders: set[str] = set()
-    for _, row, _ in current_rows.enumerate_rows():
+    for _, row, _ in current_rows.rows_with_origin():
         if row.status in ("ok", "duplicate") and row.sha256:
             detector.add(row.sha256, row.url)
         elif row.reason is Reason.PLACEHOLDER and row.sha256:
@@ -216,7 +219,7 @@ def _find_placeholder_hashes(current_rows: CurrentRows) -> set[str]:
         return placeholders
     kept = Counter(
         (number, row.sha256)
-        for number, row, _ in current_rows.enumerate_rows()
+        for number, row, _ in current_rows.rows_with_origin()
         if row.status == "ok" and row.sha256 in placeholders
     )
     return placeholders - {sha256 for (_, sha256), count in kept.items() if count > 1}

@@ -259,7 +259,7 @@ class RemoteManifestWriter:
     """Writes the rows of a run to one manifest after another; each is uploaded when it is full or the run ends.
 
     Args:
-        manifest: path whose name begins all names of the manifests: `manifest.jsonl` for `manifest-ID.jsonl`, where ID
+        manifest: determines the paths of the manifests: for `manifest.jsonl`, they are `manifest-ID.jsonl`, where ID
             is 16 hexadecimal digits.
         upload: called with the path of each finished manifest.
         keep_duplicates: whether the run keeps every copy of the same bytes.
@@ -274,7 +274,7 @@ class RemoteManifestWriter:
         self._count = 0
 
     def append(self, row: FetchResult) -> None:
-        """Record a finished link, whose image is stored."""
+        """Write the row of a finished link; if the link has an image, the caller has stored the image before."""
         if self._writer is None:
             self._path = self._manifest.with_name(f"{self._manifest.stem}-{_make_unique_id()}.jsonl")
             self._writer, self._count = ManifestWriter(self._path), 0

@@ -169,7 +169,10 @@ def _write_end_of_archive(file: IO[bytes], size: int) -> None:
 
 
 def _make_json_tar_entry(row: FetchResult) -> bytes:
-    """Return the tar header and data of an image's JSON file; `source` is a string of JSON, since its keys vary."""
+    """Return the tar header and data of the JSON file that describes an image.
+
+    `FetchResult.source` becomes a single string, which contains JSON, since its keys differ from image to image.
+    """
     names = ("url", "label", "sha256", "width", "height", "format", "fetched_at")
     values = {name: getattr(row, name) for name in names} | {"source": json.dumps(row.source, default=str)}
     data = json.dumps(values).encode()
