@@ -44,7 +44,7 @@ from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.image_set import DecodableImage
-from mlimages.training.run import read_backend
+from mlimages.training.run import read_backend, require_same_preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
         InputError: a label file, the mean image or another setting cannot be used.
         MissingExtraError: the run to resume was started with OpenVINO, which is not installed.
         ModelError: the network cannot be built or frozen.
-        RunError: `config.json` is damaged, or the label files or the run folder differ between the processes.
+        RunError: `config.json` is damaged, the run to resume had other preprocessing, or the label files or the run
+            folder differ between the processes.
     """
     is_resumed = files.state.exists()
     backend = read_backend(files) if is_resumed else None
@@ -143,6 +144,8 @@ def read_inputs(config: FineTuneConfig, files: RunFiles, custom_network: CustomN
             f"the logits of {config.model} pass through a ReLU, so that no class would have a probability below 0.5: "
             "use another --model for multi-label training"
         )
+    if is_resumed:
+        require_same_preprocessing(config, files, model.preprocessing)
     mean = None if is_resumed else _check_std_and_load_mean(config, model, custom_network)
     return TrainingInputs(splits, model, freeze(model, config.freeze), mean, is_resumed)
 

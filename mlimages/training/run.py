@@ -16,6 +16,7 @@ from pathlib import Path
 from mlimages.core import (
     BrokenImage,
     InputError,
+    Normalization,
     Preprocessing,
     RunError,
     format_command,
@@ -129,6 +130,40 @@ def require_unedited_files(files: RunFiles, *, export: bool, overwrite: bool) ->
     initial_files = () if files.state.exists() else files.initial_files
     export_files = files.export_files if export else ()
     require_writable((*initial_files, *files.result_files, *export_files), overwrite=overwrite)
+
+
+def override_normalization(normalization: Normalization, config: FineTuneConfig) -> Normalization:
+    """Replace `scale`, `std` and `bgr` by those settings that are set; the mean is converted to the new scale."""
+    scale = config.scale or normalization.scale
+    return replace(
+        normalization,
+        scale=scale,
+        mean=tuple(mean * normalization.scale / scale for mean in normalization.mean),
+        std=config.std or normalization.std,
+        bgr=normalization.bgr if config.bgr is None else config.bgr,
+    )
+
+
+def require_same_preprocessing(config: FineTuneConfig, files: RunFiles, preprocessing: Preprocessing) -> None:
+    """Check that a run to resume was started with this preprocessing of its network; `config` may override its values.
+
+    Raises:
+        RunError: the preprocessing differs.
+    """
+    stored = Preprocessing.from_dict(read_settings(files)["preprocessing"])
+    normalization = override_normalization(preprocessing.normalization, config)
+    if config.mean:  # computed or copied when the run was started
+        normalization = replace(
+            normalization, mean=stored.normalization.mean, mean_image=stored.normalization.mean_image
+        )
+    before = asdict(stored.image) | asdict(stored.normalization)
+    now = asdict(preprocessing.image) | asdict(normalization)
+    other = [name for name in now if now[name] != before[name]]
+    if differences := [f"{name} was {before[name]!r} and is now {now[name]!r}" for name in other]:
+        raise RunError(
+            f"{files.folder}: the preprocessing of {config.model} differs from that which this run started with "
+            f"({', '.join(differences[:3])}): restore it, or choose another output folder with -o"
+        )
 
 
 def _is_missing_or_log(path: Path) -> bool:

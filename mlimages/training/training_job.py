@@ -43,7 +43,7 @@ from mlimages.training.features import BatchSource, FeatureSource, PixelSource
 from mlimages.training.image_set import ImageSet, split_into_chunks
 from mlimages.training.inputs import TrainingInputs
 from mlimages.training.objective import Objective, make_objective
-from mlimages.training.run import read_backend, write_settings
+from mlimages.training.run import override_normalization, read_backend, write_settings
 from mlimages.training.run_images import DecodedSplits
 
 logger = logging.getLogger(__name__)
@@ -163,28 +163,20 @@ def _resolve_normalization(
     config: FineTuneConfig, expected_preprocessing: Preprocessing, images: DecodedSplits
 ) -> Normalization:
     """Return the normalization that the weights expect; values that are given in the settings replace its own."""
-    base = expected_preprocessing.normalization
-    scale = config.scale or base.scale
-    kept = replace(
-        base,
-        scale=scale,
-        mean=tuple(mean * base.scale / scale for mean in base.mean),
-        std=config.std or base.std,
-        bgr=base.bgr if config.bgr is None else config.bgr,
-    )
+    base = override_normalization(expected_preprocessing.normalization, config)
     match config.mean:
         case "":
-            return kept
+            return base
         case "none":
-            return replace(kept, mean=(0.0,) * len(base.mean))
+            return replace(base, mean=(0.0,) * len(base.mean))
         case "channel":
             train_set = ImageSet(images.train, expected_preprocessing.image, store=images.pixel_store)
             means = _compute_channel_means(train_set)
-            values = [float(mean) / scale for mean in means]
+            values = [float(mean) / base.scale for mean in means]
             # a network for color images gets a gray channel three times
-            return replace(kept, mean=tuple(values * (expected_preprocessing.input_shape[0] // len(values))))
+            return replace(base, mean=tuple(values * (expected_preprocessing.input_shape[0] // len(values))))
         case _:
-            return replace(kept, mean_image="mean.npy")
+            return replace(base, mean_image="mean.npy")
 
 
 def _compute_channel_means(images: ImageSet) -> NDArray[np.float64]:

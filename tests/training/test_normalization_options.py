@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from mlimages.core import DEFAULT_MODEL, ImageProperty, InputError, Normalization, Preprocessing
+from mlimages.core import DEFAULT_MODEL, ImageProperty, InputError, Normalization, Preprocessing, RunError
 from mlimages.dataset import TrainingData
 from mlimages.images import load_pixels
 from mlimages.inference import Predictor
@@ -128,12 +128,27 @@ def test_the_mean_image_that_is_advised_for_a_custom_network_is_that_of_its_prep
     assert caplog.messages == [warning]
 
 
-def test_a_run_of_a_custom_network_is_resumed_with_its_own_preprocessing(colours: Path) -> None:
+@pytest.mark.parametrize("options", [options for options, _ in CUSTOM.values()], ids=CUSTOM)
+def test_a_run_of_a_custom_network_is_resumed_with_its_preprocessing_and_no_other(
+    colours: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_mean(colours.parent)
-    config = FineTuneConfig(colours, colours.parent / "run", epochs=1, mean=str(colours.parent / "mean.npy"))
+    monkeypatch.chdir(colours.parent)
+    config = FineTuneConfig(colours, "run", epochs=1, **options)
     fine_tune(config, network=custom_network(), preprocessing=CUSTOM_PREPROCESSING, export=False)
     stored, config = load_run(config.out, network=custom_network()).preprocessing, replace(config, epochs=2)
-    assert fine_tune(config, network=custom_network(), preprocessing=stored, export=False).epochs == 2
+    before = Path("run/config.json").read_text()
+    other = replace(CUSTOM_PREPROCESSING, image=replace(CUSTOM_PREPROCESSING.image, interpolation="bicubic"))
+    with pytest.raises(RunError, match=r"differs .*interpolation was 'bilinear' and is now 'bicubic'"):
+        fine_tune(config, network=custom_network(), preprocessing=other)
+    if "bgr" not in options:
+        other = replace(CUSTOM_PREPROCESSING, normalization=replace(CUSTOM_PREPROCESSING.normalization, bgr=True))
+        with pytest.raises(RunError, match=r"of Sequential differs .*bgr was False and is now True"):
+            fine_tune(config, network=custom_network(), preprocessing=other)
+    assert Path("run/config.json").read_text() == before
+    for epochs, same in ((2, stored), (3, CUSTOM_PREPROCESSING)):
+        config = replace(config, epochs=epochs)
+        assert fine_tune(config, network=custom_network(), preprocessing=same, export=False).epochs == epochs
 
 
 def custom_network() -> nn.Module:
