@@ -38,7 +38,7 @@ class BuiltinArchitecture(Architecture):
     def library(self) -> str:
         return format_package_version("mlimages")
 
-    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
         size = (image_property.height, image_property.width)
         layers = BUILTIN_NETS[self.name].make_layers(num_classes, image_property.channels, size)
         return nn.Sequential(OrderedDict(layers))
@@ -58,8 +58,8 @@ class TorchvisionArchitecture(Architecture):
     def has_published_weights(self) -> bool:
         return True
 
-    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        options = self._choose_builder_options(image_property, is_pretrained=weights != "none")
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
+        options = self._choose_builder_options(image_property, is_pretrained=weights_to_load != "none")
         build_network = partial(torchvision_models.get_model, self.name, weights=None, num_classes=num_classes)
         network: nn.Module = _call_without_warnings(build_network, **options)
         return network
@@ -117,7 +117,10 @@ class TorchvisionArchitecture(Architecture):
         return Preprocessing(image_property, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
     def _find_weights_entry(self, weights: str) -> Any:
-        """Return the entry of torchvision's weights enum, such as IMAGENET1K_V2, whose preprocessing fits `weights`."""
+        """Return a member of torchvision's weights enum, such as IMAGENET1K_V2, for its URL or preprocessing.
+
+        It is the newest member if `weights` is `default`, and the first one if `weights` is `none` or a file.
+        """
         # `default` is the newest recipe; other files mostly use the first one (256 -> 224).
         entries = torchvision_models.get_model_weights(self.name)
         return entries.DEFAULT if weights == "default" else next(iter(entries))

@@ -38,11 +38,11 @@ class Architecture(ABC):
         return False
 
     @abstractmethod
-    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
-        """Return a randomly initialized network on torch's default device.
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
+        """Return a randomly initialized network on torch's default device; no weights are loaded.
 
-        The caller loads the weights. `weights` (`default`, `none` or a file) matters for networks that are built in
-        another way for pretrained weights, such as torchvision's inception_v3 with `transform_input=True`.
+        `weights_to_load` (`default`, `none` or a file) says which weights the caller will load. Some networks are built
+        in another way for pretrained weights, such as torchvision's inception_v3 with `transform_input=True`.
         """
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:

@@ -114,7 +114,10 @@ class FeatureHooks:
 
 
 def _register_input_hooks(modules: Mapping[str, nn.Module], pooled_inputs: dict[str, Tensor]) -> ExitStack:
-    """Register hooks that store the pooled input of each module in `pooled_inputs`; closing the stack removes them."""
+    """Register hooks that store the pooled input of each module in `pooled_inputs`.
+
+    Return an ExitStack; closing it removes the hooks.
+    """
 
     def record_input(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         # If a layer is used twice, the first use counts; some layers take lists.
@@ -152,9 +155,10 @@ def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
 
 
 def _find_stages(model: Model) -> list[str]:
-    """Return the paths of the modules with parameters, except the head and normalization layers.
+    """Return the paths of the stages of a network, such as `layer1` of a ResNet.
 
-    The largest module is replaced by its children until there are MIN_STAGES modules, or none can be divided.
+    The stages are the top-level modules with parameters, except the head and normalization layers. The largest module
+    is replaced by its children until there are MIN_STAGES stages, or no module can be divided.
     """
     paths = _list_child_paths(model.network, "")
     while len(stages := [path for path in paths if not _is_head_or_norm(model, path)]) < MIN_STAGES:

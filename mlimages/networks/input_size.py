@@ -24,7 +24,7 @@ def check_input_size(
     """Check that a network accepts images of this size.
 
     The check is a forward pass on the meta device, which computes only shapes. If the network fails there even at its
-    default size, it is checked on the CPU, since its code must depend on the values of tensors.
+    default size, its code probably depends on the values of tensors. The check is then repeated on the CPU.
 
     Args:
         build_network: builds the network for images of a size.

@@ -124,7 +124,7 @@ def build_model(
     # From a gray image and three channel means, Normalize returns three channels.
     has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
-    build = partial(architecture.build, num_classes, weights=source)
+    build = partial(architecture.build_untrained, num_classes, weights_to_load=source)
     if (image_property.width, image_property.height) != (default.width, default.height):
         check_input_size(build, name, normalized_property, default_image_property=default)
     with torch.random.fork_rng(devices=[]):
@@ -269,7 +269,7 @@ def find_layer_aliases(network: nn.Module) -> dict[str, str]:
 def override_image_property(
     image_property: ImageProperty, *, size: int | tuple[int, int] | None, resize: Resize | None, gray: bool | None
 ) -> ImageProperty:
-    """Return `image_property` with the values that are not None."""
+    """Return a copy of `image_property`, changed by those of `size`, `resize` and `gray` that are not None."""
     if size is not None:
         width, height = (size, size) if isinstance(size, int) else size
         # The margin around the crop keeps its proportion.
@@ -308,15 +308,16 @@ def _build_with_weights(
     if not is_complete:
         is_complete = all(_initialize_on_cpu(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        network = architecture.build(num_classes, image_property, weights)  # for tensors that are not in the file
+        # Initializes the tensors that are not in the file.
+        network = architecture.build_untrained(num_classes, image_property, weights)
         load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     return network
 
 
 def _initialize_on_cpu(layer: nn.Module) -> bool:
-    """Move a layer from the meta device to the CPU and initialize its parameters.
+    """Move a layer from the meta device to the CPU; return whether its parameters could be initialized, too.
 
-    Return whether this was possible: if the layer has no `reset_parameters`, it is moved, but not initialized.
+    A layer without `reset_parameters` is moved, but not initialized.
     """
     layer.to_empty(device="cpu")
     if not hasattr(layer, "reset_parameters"):
@@ -334,6 +335,6 @@ def _build_on_meta(
     """
     try:
         with torch.device("meta"):
-            return architecture.build(num_classes, image_property, weights)
+            return architecture.build_untrained(num_classes, image_property, weights)
     except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
-        return architecture.build(num_classes, image_property, weights)
+        return architecture.build_untrained(num_classes, image_property, weights)

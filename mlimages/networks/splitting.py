@@ -147,7 +147,8 @@ def _make_lower_part(network: nn.Module, graph: fx.Graph, features: list[fx.Node
         if node in nodes:
             nodes.update(node.all_input_nodes)
     lower = fx.Graph()
-    copies = _copy_nodes(graph, lower, nodes, {})
+    copies: dict[fx.Node, fx.Node] = {}
+    _copy_nodes(graph, lower, nodes, copies)
     lower.output(tuple(copies[node] for node in features))
     return fx.GraphModule(network, lower)
 
@@ -161,14 +162,14 @@ def _make_upper_part(
     return fx.GraphModule(network, upper)
 
 
-def _copy_nodes(
-    graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copied_nodes: dict[fx.Node, fx.Node]
-) -> dict[fx.Node, fx.Node]:
-    """Copy `nodes` to `target_graph`; return `copied_nodes`, the copies by original node, with these copies added."""
+def _copy_nodes(graph: fx.Graph, target_graph: fx.Graph, nodes: set[fx.Node], copies: dict[fx.Node, fx.Node]) -> None:
+    """Copy `nodes` of `graph` to `target_graph`, and add each copy to `copies` under its original node.
+
+    Nodes that are already in `copies` are not copied again.
+    """
     for node in graph.nodes:
-        if node in nodes and node not in copied_nodes:
-            copied_nodes[node] = target_graph.node_copy(node, lambda source: copied_nodes[source])
-    return copied_nodes
+        if node in nodes and node not in copies:
+            copies[node] = target_graph.node_copy(node, lambda source: copies[source])
 
 
 def flatten_features(features: tuple[Tensor, ...]) -> Tensor:

@@ -75,7 +75,7 @@ class TimmArchitecture(Architecture):
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
-    def build(self, num_classes: int, image_property: ImageProperty, weights: str) -> nn.Module:
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
         return self._create_network(image_property, num_classes=num_classes)
 
     @property

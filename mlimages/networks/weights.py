@@ -180,8 +180,8 @@ def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[s
     """Load `state_dict` into `network`; return whether the weights of the heads were loaded.
 
     If a tensor of the heads is missing or has another shape, as with another number of classes, the heads are skipped.
-    Tensors of parts that the network does not have, such as `mask_token` or an auxiliary classifier, are skipped with
-    a warning.
+    Tensors of top-level modules that the network does not have, such as an auxiliary classifier, are skipped with a
+    warning. Within a module that the network has, an unknown tensor, such as `layer1.extra`, is an error.
 
     Args:
         network: changed in place.
@@ -190,8 +190,8 @@ def load_weights(network: nn.Module, state_dict: StateDict, *, heads: Sequence[s
         weights_name: name of the weights, for messages.
 
     Raises:
-        ModelError: tensors are missing, unexpected, of another shape, or contain NaN or infinity; the message lists
-            the first of each kind.
+        ModelError: tensors are missing, unknown, of another shape, or contain NaN or infinity; the message lists the
+            first of each kind.
     """
     own = network.state_dict()
     own_head = {name for name in own if is_in_modules(name, heads)}

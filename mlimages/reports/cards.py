@@ -157,7 +157,7 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _describe_training_use(bundle: OnnxBundle) -> str:
-    """Return a sentence on how the run used the evaluated images."""
+    """Return a sentence on how training used the images of the reported score: to choose the epoch, for example."""
     if not bundle.provenance.quantization:
         chosen = "Epoch and thresholds were" if bundle.multi_label else "The epoch was"
         return f"{chosen} chosen on these images: expect slightly lower scores on new images."
@@ -185,14 +185,21 @@ def _describe_limitations(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _make_quantization_suffix(bundle: OnnxBundle) -> str:
-    """Return " before quantization" to end a sentence if a quantized file has the original's thresholds; else ""."""
+    """Return " before quantization" if the file is quantized, but its thresholds were computed earlier; else "".
+
+    The text ends sentences such as "The threshold was computed from 24 images before quantization."
+    """
     sets = bundle.prediction_sets
     is_kept = bundle.provenance.quantization and sets and sets.source != "calibration"
     return " before quantization" if is_kept else ""
 
 
 def _describe_decision_rules(bundle: OnnxBundle) -> Iterator[str]:
-    """Yield lines on how the outputs determine the classes: thresholds, or the output `known`."""
+    """Yield lines on how to get an image's classes from the outputs.
+
+    A multi-label model has a threshold for each class. Other models may have the output `known` (0..1), which is low
+    for an image of none of the classes.
+    """
     if bundle.multi_label:
         yield "An image has each class whose output `probabilities` (sigmoid) reaches the threshold of the class:"
         thresholds = zip(bundle.class_names, bundle.thresholds, strict=True)

@@ -37,8 +37,8 @@ class PairedTest:
 
     Attributes:
         num_shared_images: number of validation images that both runs share: with the same path and the same label.
-        num_gained: number of these images that this run predicts correctly, and the best run does not.
-        num_lost: number of these images that the best run predicts correctly, and this run does not.
+        num_gained: number of shared images that this run predicts correctly, and the best run does not.
+        num_lost: number of shared images that the best run predicts correctly, and this run does not.
         difference: accuracy of this run minus that of the best run, with its 95 % interval; for multi-label runs,
             difference in mean average precision. Unlike other values of type Proportion, it is in -1..1.
         p_value: two-sided p-value of McNemar's exact test, or for multi-label runs of the paired bootstrap.
@@ -294,7 +294,7 @@ def _shorten_paths(texts: Sequence[str]) -> list[str]:
 
 
 def _find_model_size(run: Path) -> int:
-    """Return the size in bytes of the exported file, of the weights if there is none, or 0 without both."""
+    """Return the size of `model.onnx` in bytes; if it does not exist, that of the weights; 0 if neither exists."""
     exported, weights = run / "model.onnx", run / "best.safetensors"
     if exported.exists():
         return measure_model_size(exported)

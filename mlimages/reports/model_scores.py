@@ -12,11 +12,11 @@ from mlimages.reports.probe_result import ProbeResult
 
 @dataclass(frozen=True, slots=True)
 class ModelScore:
-    """Scores of one network on the probed images.
+    """Accuracy, CPU time and size of one of the networks that `probe_models` compares.
 
     Attributes:
         probe_result: result of probing the network, with one accuracy for each layer up to which it can be frozen.
-        cpu_ms: CPU time of a forward pass in PyTorch, in milliseconds per image.
+        cpu_ms: CPU time of a forward pass in PyTorch, summed over all threads, in milliseconds per image.
         onnx_mb: size of the ONNX file in megabytes, estimated from the number of weights.
     """
 
@@ -31,7 +31,7 @@ class ModelScore:
 
     @property
     def accuracy(self) -> Proportion:
-        """Accuracy of a closed-form head on the features of the fully frozen network, with its 95 % interval."""
+        """Leave-one-out accuracy of ridge regression on the inputs of the network's head, with its 95 % interval."""
         return self.probe_result.layer_scores[-1].accuracy
 
     def dominates(self, other: ModelScore) -> bool:

@@ -101,7 +101,7 @@ class _GraphTensors:
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
             multiply_adds=self._count_multiply_adds(node.op_type, held, output),
-            arithmetic=window.width_formula(given[-1]) if window else _describe_width_change(given, output),
+            arithmetic=window.width_formula(given[-1]) if window else _describe_last_dim_change(given, output),
             even=window is None or window.exact_output_width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
         )
@@ -154,8 +154,11 @@ def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window |
     return window if left == right and window.output_width(input_shape[-1]) == output_shape[-1] else None
 
 
-def _describe_width_change(input_shape: Shape, output_shape: Shape) -> str:
-    """Return the width before and after a layer as text; empty if it is unknown or does not change."""
+def _describe_last_dim_change(input_shape: Shape, output_shape: Shape) -> str:
+    """Return the sizes of the last dimension before and after a layer, such as `56 -> 28`; empty if unknown or equal.
+
+    The last dimension is the width of a feature map in pixels, or the number of features.
+    """
     return (
         f"{input_shape[-1]} -> {output_shape[-1]}"
         if input_shape and output_shape and input_shape[-1] != output_shape[-1]

@@ -135,12 +135,12 @@ def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwr
 
 
 def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a PNG of the accuracy of several networks by their CPU time per image.
+    """Write a PNG of the accuracy of several networks by the CPU time of a forward pass (`ModelScore.cpu_ms`).
 
     For `overwrite` and errors, see `save_png`.
     """
 
-    def draw_accuracy_by_time(axes: Axes) -> None:
+    def draw_accuracy_by_cpu_time(axes: Axes) -> None:
         y, errors = _convert_to_error_bars([score.accuracy for score in result.scores])
         x = [score.cpu_ms for score in result.scores]
         axes.errorbar(x, y, yerr=errors, fmt="o", color=VAL_COLOR, capsize=2)
@@ -151,7 +151,7 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
         axes.set_xscale("log")
         axes.set(xlabel="CPU time of a forward pass (ms per image)", ylabel="accuracy (%)")
 
-    save_png(_draw_side_by_side([draw_accuracy_by_time], height=4.2), path, overwrite=overwrite)
+    save_png(_draw_side_by_side([draw_accuracy_by_cpu_time], height=4.2), path, overwrite=overwrite)
 
 
 def draw_probe_svgs(result: ProbeResult) -> list[str]:

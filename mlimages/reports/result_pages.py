@@ -29,7 +29,8 @@ def render_evaluation(evaluation: Evaluation, title: str) -> str:
 
 
 def render_probe(result: ProbeResult) -> str:
-    """Return the HTML report of a probe: the recommended layer, accuracy by layer and by images per class."""
+    """Return the HTML report of a probe: the recommended value of `--freeze`, and the accuracy by last frozen layer and
+    by number of images per class."""
     gain = result.gain_from_last_doubling
     interval = gain and f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
     return render(

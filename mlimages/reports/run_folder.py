@@ -60,7 +60,7 @@ class Predictions:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """For each class of a multi-label run, the threshold with the best F1 on these images."""
+        """For each class of a multi-label run, the threshold with the best F1 on the validation set."""
         return find_f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
@@ -148,7 +148,8 @@ class RunFolder:
 
     @property
     def average_precision(self) -> AveragePrecision | None:
-        """Average precision on the validation set of a finished multi-label run, else None."""
+        """Average precision of each class and their mean (mAP), on the validation set of a finished multi-label run;
+        None for other runs."""
         if self.predictions is None or not self.predictions.is_multi_label:
             return None
         return average_precisions(self.predictions.probabilities, self.predictions.labels.astype(bool))
@@ -247,8 +248,8 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
 
 
 def _parse_labels(text: str) -> list[str]:
-    """Return the labels of an image in a multi-label run: `["cats","dogs"]` are class names.
+    """Parse the labels of an image in a multi-label run: a JSON list of class names, such as `["cats","dogs"]`.
 
-    Runs of earlier versions have class indices, which are returned as text: `0;3`.
+    Runs of earlier versions have class indices instead: `0;3` yields `["0", "3"]`.
     """
     return json.loads(text) if text.startswith("[") else list(filter(None, text.split(";")))

@@ -184,7 +184,8 @@ def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
 def _rank_mistakes(predictions: Predictions) -> list[int]:
     """Return the indices of the wrong predictions, the most confident first.
 
-    In a multi-label run, the confidence is the largest distance of a wrong label's probability from its threshold.
+    In a multi-label run, the confidence in a wrongly predicted class is the distance between its probability and its
+    threshold. The most confident mistake of an image counts.
     """
     confidence = predictions.probabilities  # (N, classes)
     if predictions.is_multi_label:

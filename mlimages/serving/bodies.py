@@ -68,7 +68,7 @@ async def read_uploads(request: web.Request, settings: ServerSettings) -> list[U
     """Return the image of a raw body, or the images of a multipart form (all parts with a file name).
 
     Raises:
-        ApiError: as in `read_body`, or the body is JSON, an invalid form, or a form without or with too many images.
+        ApiError: as in `read_body`; or the body is JSON, or a form that is invalid, has no image or too many images.
     """
     content_type = request.headers.get("Content-Type", "").lower()
     if content_type.startswith("application/json"):

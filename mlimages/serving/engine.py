@@ -41,8 +41,14 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
-    """An image in the queue, the number of classes to return for it, the future of its result, and the time
-    (`time.perf_counter`) at which it was queued."""
+    """An image in the queue.
+
+    Attributes:
+        image: the encoded image or its pixels.
+        top: number of most probable classes to return.
+        future: future of the result.
+        queued_at_s: time at which the image was queued, from `time.perf_counter`.
+    """
 
     image: ImageData
     top: int

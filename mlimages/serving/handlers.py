@@ -137,7 +137,10 @@ def _parse_top(request: web.Request, num_classes: int) -> int:
 
 
 def _make_image_result(name: str, result: Prediction | ApiError, top: int) -> schemas.ImageResult:
-    """Return the JSON model of a prediction with its `top` most probable classes, or of an error."""
+    """Return the part of the response for one image: the prediction with its `top` most probable classes, or an error.
+
+    `name` is the image's file name in the form.
+    """
     if isinstance(result, ApiError):
         return schemas.ImageResult(name=name, error=schemas.ErrorDetail(code=result.code, message=result.message))
     top_scores = [schemas.Score(**asdict(score)) for score in result.top[:top]]

@@ -192,7 +192,10 @@ def _make_output_arrays(results: list[Prediction | ApiError], bundle: OnnxBundle
 def _make_infer_response(
     name: str, class_names: tuple[str, ...], inference_request: schemas.InferRequest, tensors: dict[str, NDArray[Any]]
 ) -> web.Response:
-    """Return the response with the requested outputs, as JSON, followed by the outputs that were requested as bytes."""
+    """Return the response with the requested outputs.
+
+    The values of an output are in the JSON or, if the request asks for bytes, follow the JSON.
+    """
     outputs, binary = [], b""
     for requested in inference_request.outputs or [schemas.RequestOutput(name=each) for each in tensors]:
         output, data = _encode_output(requested, tensors[requested.name], class_names)

@@ -16,7 +16,9 @@ def read_asset(name: str) -> str:
 def build_page(
     script: str, *, privacy_note: str, head_html: str = "", extra_connect_src: str = "", extra_script_src: str = ""
 ) -> tuple[str, str]:
-    """Return the HTML of the page, and a Content-Security-Policy that allows only the page's own script and style.
+    """Return the HTML of the page, and its Content-Security-Policy.
+
+    The policy allows only the page's own script and style, and the extra sources that are passed.
 
     Args:
         script: JavaScript to append to `page.js`.

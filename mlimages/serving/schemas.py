@@ -25,7 +25,8 @@ def _replace_none_with_dict(value: Any) -> Any:
 
 
 class Schema(BaseModel):
-    """Base class of the models in this module; unknown keys in requests are ignored, as the protocol requires."""
+    """Base class of the pydantic models of this module; unknown keys in requests are ignored, as the Open Inference
+    Protocol requires."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -195,7 +196,7 @@ class ModelMetadata(Schema):
 
 
 class InputParameters(Schema):
-    """Encoding of an input tensor."""
+    """How the values of an input tensor are sent: in the JSON, or as bytes after it."""
 
     binary_data_size: int | None = Field(
         default=None,
@@ -216,7 +217,7 @@ class RequestInput(Schema):
 
 
 class OutputParameters(Schema):
-    """Encoding of an output."""
+    """How an output is returned: in the JSON or as bytes after it; as numbers or as the most probable classes."""
 
     binary_data: bool | None = Field(
         default=None,

@@ -45,7 +45,7 @@ class Service:
 
     @property
     def bundle(self) -> OnnxBundle:
-        """The current model; a reload replaces it, so that a handler should read it only once."""
+        """The current model. A reload may replace it at any time: in a request, read this property only once."""
         return self.engine.predictor.bundle
 
     def request_reload(self) -> None:

@@ -53,11 +53,11 @@ class Augmenter:
     """Makes random views of images; the same settings, image and view number give the same view on every machine.
 
     Attributes:
-        strength: changes other than rotation. `none`: nothing; `flip`: every other view is mirrored; `light`: views are
-            also cropped, and their colours slightly changed; `strong`: as `light`, but with larger changes, and a
-            rectangle is erased.
-        max_rotation_deg: largest angle, in either direction, by which views are rotated with any strength. With
-            `strong`, a value below 15 counts as 15.
+        strength: preset of random changes. `none`: no change; `flip`: views with odd numbers are mirrored; `light`: as
+            `flip`, and views are cropped and their colours slightly changed; `strong`: as `light`, but with larger
+            changes, an erased rectangle and a rotation.
+        max_rotation_deg: views are also rotated by a random angle of at most this in either direction, even with the
+            strength `none`. With `strong`, a value below 15 counts as 15.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)

@@ -61,13 +61,13 @@ class TrainingState:
         history: metrics of the epochs so far.
         best_epoch: epoch with the highest validation score, then the lowest loss; 0: before the first epoch.
         best_score_neg_loss: validation accuracy (or mean average precision) and negative loss of the best epoch.
-        probe_accuracy: validation accuracy of the closed-form head; None if training did not start from such a head.
-        probe_map: mean average precision of the closed-form head in a multi-label run, else None.
+        probe_accuracy: validation accuracy of the linear probe (ridge regression) that initializes the head, or None.
+        probe_map: mean average precision of the linear probe (see `probe_accuracy`) in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_kernel_weight: weight w of the lower layers in the closed-form head, 0..1; 0: only the last layer is used.
-            The kernel of its ridge regression is (1 - w) K_last + w K_lower.
-        prediction_set_thresholds: thresholds of prediction sets by level such as "0.9", from leave-one-out predictions;
-            empty if there is no closed-form head, in a multi-label run, and if the training features are in bfloat16.
+        lower_layers_share: share of the lower layers in the ridge regression's kernel (see LOWER_LAYERS_SHARES), 0..1;
+            0: only the last layer is used.
+        prediction_set_thresholds: thresholds of prediction sets by coverage such as "0.9", from leave-one-out
+            predictions; empty in multi-label runs, in runs without ridge regression, and with bfloat16 features.
         seconds: duration of the run so far, measured from the reading of its images, excluding interruptions.
     """
 
@@ -80,7 +80,7 @@ class TrainingState:
     probe_accuracy: float | None = None
     probe_map: float | None = None
     frozen_digest: str = ""
-    lower_kernel_weight: float = 0.0
+    lower_layers_share: float = 0.0
     prediction_set_thresholds: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -95,7 +95,7 @@ def save_state(state: TrainingState, files: RunFiles) -> None:
         "probe_accuracy": state.probe_accuracy,
         "probe_map": state.probe_map,
         "frozen_digest": state.frozen_digest,
-        "depths_share": state.lower_kernel_weight,
+        "depths_share": state.lower_layers_share,
         "left_out": dict(state.prediction_set_thresholds),
         "seconds": state.seconds,
     }
@@ -139,7 +139,7 @@ def load_state(files: RunFiles) -> TrainingState | None:
             probe_accuracy=metadata["probe_accuracy"],
             probe_map=metadata.get("probe_map"),
             frozen_digest=metadata["frozen_digest"],
-            lower_kernel_weight=metadata.get("depths_share", 0.0),
+            lower_layers_share=metadata.get("depths_share", 0.0),
             prediction_set_thresholds=metadata.get("left_out", {}),
             seconds=metadata["seconds"],
         )
@@ -179,17 +179,17 @@ def load_trained_tensors(network: nn.Module, tensors: NamedTensors) -> None:
         ModelError: the network lacks one of the tensors, or it has another shape.
     """
     own = {name: tensor for name, tensor in network.state_dict().items() if name in tensors}
-    require_same_tensors(own, tensors)
+    require_same_tensor_shapes(own, tensors)
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
 
 
-def require_same_tensors(network_tensors: NamedTensors, trained_tensors: NamedTensors) -> None:
-    """Check that a network has the tensors of the network that was trained.
+def require_same_tensor_shapes(network_tensors: NamedTensors, trained_tensors: NamedTensors) -> None:
+    """Check that a network has the names and shapes of the tensors that were trained; the values may differ.
 
     Raises:
-        ModelError: the names or shapes differ.
+        ModelError: a name or shape differs.
     """
     own, trained = ({name: x.shape for name, x in tensors.items()} for tensors in (network_tensors, trained_tensors))
     if different := [name for name in {**trained, **own} if own.get(name) != trained.get(name)]:
@@ -264,8 +264,8 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     """Load the trained network of a run with its preprocessing.
 
     The weights are read from `best.safetensors` or `last.safetensors`. If the run was killed before it updated this
-    file, trained weights are read from `state.safetensors`; frozen ones from the outdated file, or else the pretrained
-    weights. A network with a LowerLayersHead also gets its trained weights from `state.safetensors`.
+    file, or if the network has a LowerLayersHead, all trained weights are read from `state.safetensors`. If the file
+    to read does not exist yet, the frozen weights are those of the pretrained network.
 
     Args:
         run: run folder.
@@ -300,13 +300,13 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
         model = wrap_network(network.cpu(), preprocessing, num_classes=len(names), pretrained=True)
         if whole.exists():
             tensors = read_weights(whole)
-            require_same_tensors(network.state_dict(), tensors)
+            require_same_tensor_shapes(network.state_dict(), tensors)
             network.load_state_dict(add_module_versions(tensors, network))
-    network = (_add_lower_head_or_raise(model) if state is not None and state.lower_kernel_weight else model).network
+    network = (_add_lower_head_or_raise(model) if state is not None and state.lower_layers_share else model).network
     weights = whole
     if state is not None:
         trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors
-        if state.lower_kernel_weight or not _has_tensor_values(whole, trained):
+        if state.lower_layers_share or not _has_tensor_values(whole, trained):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)
@@ -332,7 +332,7 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
 
 
 def _add_lower_head_or_raise(model: Model) -> Model:
-    """Return the model with a LowerLayersHead; raise a RunError if its layers are not those that were trained."""
+    """Return the model with a LowerLayersHead; raise a RunError if the installed network has no layers for it."""
     if (extended := add_lower_layers_head(model)) is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "

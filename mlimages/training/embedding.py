@@ -53,7 +53,10 @@ class NetworkEmbedder:
         return rows
 
     def describe_time_and_memory(self, num_images: int) -> str:
-        """Time the network on a batch; return a sentence on the time and memory needed to compare this many images."""
+        """Return a sentence on the time and memory that `check` needs to find near-duplicates among this many images.
+
+        The network is run on one batch to estimate the time.
+        """
         batch = torch.zeros(TIMED_BATCH_SIZE, *self._model.preprocessing.input_shape)
         with torch.inference_mode():
             self._model.network(batch[:1])

@@ -47,9 +47,9 @@ def cache_features(
 ) -> tuple[FeatureSource | None, ComputeBackend]:
     """Compute and cache the frozen features of the training and validation images.
 
-    If OpenVINO cannot convert the network or computes other outputs, PyTorch computes the features in float32. If the
-    bfloat16 features of a new run, or heads fitted on them, differ too much from float32, they are recomputed in
-    float32.
+    If OpenVINO cannot convert the network, or its outputs differ from those of PyTorch, PyTorch computes the features
+    in float32. If the bfloat16 features of a new run, or heads fitted on them, differ too much from float32, they are
+    recomputed in float32.
 
     Args:
         create_features: creates the source of features for a library and precision.

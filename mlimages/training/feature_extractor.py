@@ -23,7 +23,7 @@ FeatureFunction = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class ConversionError(Exception):
-    """OpenVINO cannot convert the network, computes other outputs than PyTorch, or does not support the device."""
+    """OpenVINO cannot convert the network, its outputs differ from PyTorch's, or it does not support the device."""
 
 
 class FrozenFeatureExtractor:

@@ -43,7 +43,7 @@ mixture of experts with 626 * 10^9 multiply-adds per image needs 6 GB for one im
 
 
 def choose_frozen_batch_size(gmacs: float) -> int:
-    """Return the batch size of a frozen part with `gmacs` 10^9 multiply-adds per image.
+    """Return the batch size for a frozen part that takes `gmacs` GMACs (10^9 multiply-adds) per image.
 
     >>> [choose_frozen_batch_size(gmacs) for gmacs in (0.7, 15.5, 61.0, 626.0)]  # the last: a mixture of experts
     [8, 8, 2, 1]

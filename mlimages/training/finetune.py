@@ -26,7 +26,7 @@ from mlimages.training.checkpoints import (
     load_optimizer_tensors,
     load_state,
     load_trained_tensors,
-    require_same_tensors,
+    require_same_tensor_shapes,
     save_checkpoints,
     save_state,
 )
@@ -37,7 +37,7 @@ from mlimages.training.finish import (
     finish_run,
     write_suspect_labels,
 )
-from mlimages.training.head import LOWER_KERNEL_WEIGHTS, fit_ridge
+from mlimages.training.head import LOWER_LAYERS_SHARES, fit_ridge
 from mlimages.training.head_inputs import compute_head_inputs, initialize_head
 from mlimages.training.inputs import CustomNetwork, read_inputs, warn_about_changed_labels
 from mlimages.training.loop import Schedule, Trainer, make_optimizer, validate
@@ -137,7 +137,7 @@ def fine_tune(
             )  # fmt: skip
             distributed.require_same_on_ranks("run folder and weights", (job.frozen_digest, state and state.history))
             state = state or _make_initial_state(job)
-            job = job if state.lower_kernel_weight else job.without_lower_head()
+            job = job if state.lower_layers_share else job.without_lower_head()
             if inputs.is_resumed:
                 _prepare_resumed_run(job, state)
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
@@ -169,7 +169,7 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
         ModelError: the layers are not those that were trained.
         RunError: the frozen weights are not those that the run started with.
     """
-    require_same_tensors(copy_trained_tensors(job.network), state.trained_tensors)
+    require_same_tensor_shapes(copy_trained_tensors(job.network), state.trained_tensors)
     if state.frozen_digest != job.frozen_digest:
         raise RunError(
             f"{job.files.folder}: the frozen weights of {job.model.name} differ from those that this run started with: "
@@ -187,22 +187,22 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.frozen_digest)
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
-    weights = [weight for weight in LOWER_KERNEL_WEIGHTS if weight or job.config.head == "auto"]
+    shares = [share for share in LOWER_LAYERS_SHARES if share or job.config.head == "auto"]
     fit = fit_ridge(
         train.features,
         train.labels,
         len(job.class_names),
         lower_features=train.lower_features,
-        kernel_weight_candidates=weights,
+        share_candidates=shares,
     )
-    lower_weight, loo_probabilities = fit.lower_kernel_weight, fit.loo_probabilities
+    lower_share, loo_probabilities = fit.lower_layers_share, fit.loo_probabilities
     if distributed.is_main_process() and is_single:
         probabilities = np.concatenate([loo_probabilities, val.compute_probabilities(fit.head)])  # out of sample
         sets = (job.train_set, train), (job.val_set, val)
         paths = [images.images[n].path for images, found in sets for n in found.image_indices]
         labels = np.concatenate([train.labels, val.labels])
         write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
-    if not lower_weight:
+    if not lower_share:
         job = job.without_lower_head()
     if not initialize_head(job.model, job.source, job.train_set, fit.head):
         return TrainingState(frozen_digest=job.frozen_digest)
@@ -213,7 +213,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     score_name = objective.inference_task.score_name
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
-        f" on the features of all layers (weight of the lower layers: {lower_weight:g})" if lower_weight else "",
+        f" on the features of all layers (weight of the lower layers: {lower_share:g})" if lower_share else "",
         score_name,
         100 * metrics.score,
         metrics.num_images,
@@ -230,7 +230,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         probe_accuracy=metrics.accuracy,
         probe_map=metrics.mean_ap,
         frozen_digest=job.frozen_digest,
-        lower_kernel_weight=lower_weight,
+        lower_layers_share=lower_share,
         prediction_set_thresholds=compute_conformal_thresholds(loo_probabilities, train.labels) if has_sets else {},
     )
 
@@ -243,7 +243,7 @@ def _train_epochs(
     progress: Progress,
     callbacks: Sequence[Callback],
 ) -> TrainingState:
-    """Train the remaining epochs and return the last state; save the networks when training ends or is interrupted."""
+    """Train the remaining epochs and return the last state; also save `last.safetensors` and `best.safetensors`."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.from_config(
         config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head

@@ -68,12 +68,12 @@ class FineTuneResult:
         val_images: number of validation images.
         val_accuracy: validation accuracy of the best epoch; the epoch was chosen on the same images.
         val_interval: 95 % confidence interval of `val_accuracy`.
-        probe_accuracy: validation accuracy of the closed-form head before the first epoch; None if training did not
-            start from such a head, as with random weights.
+        probe_accuracy: validation accuracy of the linear probe that initializes the head before the first epoch (the
+            closed-form head, fitted by ridge regression); None if there is none, as with random weights.
         best_epoch: number of the epoch with the highest validation score, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: weight of the features of lower layers in the closed-form head (see `head` of FineTuneConfig),
-            0..1; 0 if it uses only the features of the last layer.
+        depths_share: share of the lower layers in the closed-form head (see `head` of FineTuneConfig), 0..1; 0 if it
+            uses only the features of the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: time from reading the images to the last epoch, excluding interruptions.
@@ -81,7 +81,7 @@ class FineTuneResult:
         val_map: in a multi-label run, the mean average precision on the validation images with the bounds of its 95 %
             interval; accuracies are then the share of images whose labels are all correct at a threshold of 0.5. None
             in a single-label run.
-        probe_map: mean average precision of the closed-form head in a multi-label run, else None.
+        probe_map: mean average precision of the linear probe (see `probe_accuracy`) in a multi-label run, else None.
     """
 
     run: Path
@@ -160,9 +160,9 @@ class FineTuneResult:
 def complete_finished_run(
     files: RunFiles, *, export: bool, network: nn.Module | None = None, overwrite: bool, progress: Progress
 ) -> FineTuneResult:
-    """Return the stored result of a finished run.
+    """Write the missing exports of a finished run, and return its stored result.
 
-    If `export` is true, `model.onnx` and `report.html` are written first if they are missing.
+    The exports are `model.onnx` and `report.html`; none is written if `export` is false.
 
     Raises:
         InputError: `overwrite` is false, and a file to replace was not written by mlimages, or was edited afterwards.
@@ -235,7 +235,7 @@ def finish_run(
         probe_accuracy=state.probe_accuracy,
         best_epoch=state.best_epoch,
         epochs=len(state.history),
-        depths_share=state.lower_kernel_weight,
+        depths_share=state.lower_layers_share,
         frozen_digest=job.frozen_digest,
         broken=job.broken_images,
         seconds=round(state.seconds, 1),
@@ -269,7 +269,7 @@ def _export_best_network(
     images = [job.val_set.images[n] for n in validation.image_indices]
     items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
     outputs = NetworkOutputs(items, validation.logits.numpy())
-    trained = make_trained_run(files, job.network, weights=files.state if state.lower_kernel_weight else files.best)
+    trained = make_trained_run(files, job.network, weights=files.state if state.lower_layers_share else files.best)
     return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=overwrite, progress=progress)
 
 

@@ -28,15 +28,15 @@ Features = NDArray[np.floating]
 PENALTIES = np.logspace(-4, 3, 30)
 """Candidate penalties, as multiples of the mean diagonal element of the Gram matrix `(N, N)`."""
 
-LOWER_KERNEL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Candidates for the weight w of the lower layers in the kernel matrix of the ridge regression, 0..1. The matrix is
+LOWER_LAYERS_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Candidates for the share w of the lower layers in the kernel matrix of the ridge regression, 0..1. The matrix is
 (1 - w) K_last + w K_lower; each K holds the inner products of the features of all pairs of images."""
 
 MAX_PENALTY_IMAGES = 4000
 """Maximum number of images on which the leave-one-out error is computed to choose the penalty."""
 
-MAX_KERNEL_WEIGHT_IMAGES = 1000
-"""Maximum number of images on which the leave-one-out error is computed to choose from LOWER_KERNEL_WEIGHTS."""
+MAX_SHARE_IMAGES = 1000
+"""Maximum number of images on which the leave-one-out error is computed to choose from LOWER_LAYERS_SHARES."""
 
 LOGIT_SCALES = np.logspace(-0.5, 2, 60)
 """Candidates for the factor that converts leave-one-out scores to logits."""
@@ -67,17 +67,17 @@ class RidgeFit:
     """A ridge regression with its leave-one-out predictions.
 
     Attributes:
-        head: classifier fitted on all images, with the scale of the logits that calibrates `loo_probabilities`.
+        head: classifier fitted on all images. Its logits are scaled by the factor that calibrates `loo_probabilities`.
         loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
             that was fitted without this image.
         penalty: the penalty from PENALTIES with the smallest leave-one-out error.
-        lower_kernel_weight: the weight from LOWER_KERNEL_WEIGHTS; 0 if only the last layer is used.
+        lower_layers_share: the chosen share from LOWER_LAYERS_SHARES; 0 if only the last layer is used.
     """
 
     head: RidgeHead
     loo_probabilities: NDArray[np.float32]
     penalty: float
-    lower_kernel_weight: float
+    lower_layers_share: float
 
 
 def fit_ridge(
@@ -86,11 +86,11 @@ def fit_ridge(
     num_classes: int,
     *,
     lower_features: Sequence[Features] = (),
-    kernel_weight_candidates: Sequence[float] = LOWER_KERNEL_WEIGHTS,
+    share_candidates: Sequence[float] = LOWER_LAYERS_SHARES,
 ) -> RidgeFit:
     """Fit a ridge regression to one-hot or multi-hot targets.
 
-    The penalty and the weight of the lower layers are chosen by leave-one-out cross-validation.
+    The penalty and the share of the lower layers are chosen by leave-one-out cross-validation.
     One eigendecomposition of a Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). If there are more images
     than features, the rows are read in chunks; the result is then the only array of `(N, classes)` values in memory.
@@ -101,9 +101,9 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        kernel_weight_candidates: candidate weights of the lower layers (see LOWER_KERNEL_WEIGHTS), in ascending order.
-            A weight of 0 is preferred, since others require a second head: if the first candidate is 0, another is
-            chosen only if its error is lower by more than two standard errors of the difference.
+        share_candidates: candidate shares of the lower layers (see LOWER_LAYERS_SHARES), in ascending order. A share
+            of 0 is preferred, since others require a second head: if the first candidate is 0, another is chosen only
+            if its error is lower by more than two standard errors of the difference.
 
     >>> features = np.array([[0.0], [0.1], [0.9], [1.0]])
     >>> head = fit_ridge(features, np.array([0, 0, 1, 1]), num_classes=2).head
@@ -113,35 +113,35 @@ def fit_ridge(
     layers = [_LayerFeatures.from_features(layer) for layer in (features, *lower_features)]
     if not lower_features:
         return _RidgeSolver(layers, labels, num_classes).fit()
-    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_KERNEL_WEIGHT_IMAGES])
+    rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_SHARE_IMAGES])
     is_all = len(rows) == len(labels)
     sample = layers if is_all else [_LayerFeatures.from_features(layer.features[rows]) for layer in layers]
     last = sample[0].compute_kernel_matrix()
     below = sum((layer.compute_kernel_matrix() for layer in sample[1:]), np.zeros_like(last)) / len(lower_features)
     solvers: dict[int, _RidgeSolver] = {}
-    highest = len(kernel_weight_candidates) - 1
+    highest = len(share_candidates) - 1
     indices = {0, highest // 2, highest}
     while indices := indices - solvers.keys():  # its neighbours suffice: the error had one minimum on all data tried
         for index in sorted(indices):
-            lower_weight = kernel_weight_candidates[index]
+            share = share_candidates[index]
             solvers[index] = _RidgeSolver(
-                sample if lower_weight else sample[:1],
+                sample if share else sample[:1],
                 labels[rows],
                 num_classes,
-                lower_kernel_weight=lower_weight,
-                kernel_matrix=(1 - lower_weight) * last + lower_weight * below,
+                lower_layers_share=share,
+                kernel_matrix=(1 - share) * last + share * below,
             )
         best = min(solvers, key=lambda index: solvers[index].errors.mean())
         indices = {max(best - 1, 0), min(best + 1, highest)}
     gain = solvers[0].errors - solvers[best].errors  # of each image
-    if not kernel_weight_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
+    if not share_candidates[0] and gain.mean() <= 2 * gain.std() / np.sqrt(len(gain)):
         best = 0
-    lower_weight = kernel_weight_candidates[best]
+    share = share_candidates[best]
     if is_all:
         return solvers[best].fit()
-    if not lower_weight:
+    if not share:
         return fit_ridge(features, labels, num_classes)
-    return _RidgeSolver(layers, labels, num_classes, lower_kernel_weight=lower_weight).fit()
+    return _RidgeSolver(layers, labels, num_classes, lower_layers_share=share).fit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class _RidgeSolver:
     """Solves a ridge regression by eigendecomposition, with the penalty that has the smallest leave-one-out error.
 
     The features of each layer are standardized and scaled so that the mean diagonal element of the layer's Gram matrix
-    is the layer's kernel weight.
+    is the layer's share of the kernel matrix.
 
     The steps, with the singular value decomposition X = U diag(s) V' of the scaled features `(N, D)`:
     1. Compute the eigenvalues e = s ** 2 and eigenvectors U of X X'. Or, if N > D and `kernel_matrix` is not given,
@@ -189,8 +189,8 @@ class _RidgeSolver:
     5. weight = X' U diag(1 / (e + penalty)) U' Y.
 
     Args:
-        layers: features of the last layer and, if `lower_kernel_weight` is not 0, of each lower layer.
-        lower_kernel_weight: weight from LOWER_KERNEL_WEIGHTS; it is divided equally among the lower layers.
+        layers: features of the last layer and, if `lower_layers_share` is not 0, of each lower layer.
+        lower_layers_share: share from LOWER_LAYERS_SHARES; it is divided equally among the lower layers.
         kernel_matrix: X X' `(N, N)`, if it has been computed.
 
     Attributes:
@@ -203,11 +203,11 @@ class _RidgeSolver:
         labels: Targets,
         num_classes: int,
         *,
-        lower_kernel_weight: float = 0.0,
+        lower_layers_share: float = 0.0,
         kernel_matrix: Float64Array | None = None,
     ) -> None:
         self._layers, self._labels, self._num_classes = layers, labels, num_classes
-        self._lower_kernel_weight = lower_kernel_weight
+        self._lower_layers_share = lower_layers_share
         self._base = (
             labels.mean(axis=0, dtype=np.float64)
             if labels.ndim == 2
@@ -215,10 +215,8 @@ class _RidgeSolver:
         )
         self._mean = np.concatenate([layer.mean for layer in layers])  # (D,)
         num_lower = len(layers) - 1
-        kernel_weights = [1 - lower_kernel_weight, *[lower_kernel_weight / max(1, num_lower)] * num_lower]
-        self._factor = np.concatenate(
-            [layer.scale * np.sqrt(x) for layer, x in zip(layers, kernel_weights, strict=True)]
-        )
+        layer_shares = [1 - lower_layers_share, *[lower_layers_share / max(1, num_lower)] * num_lower]
+        self._factor = np.concatenate([layer.scale * np.sqrt(x) for layer, x in zip(layers, layer_shares, strict=True)])
         self._is_dual = kernel_matrix is not None or len(labels) <= len(self._mean)
         starts = range(0, len(labels), CHUNK_IMAGES)
         self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
@@ -247,11 +245,13 @@ class _RidgeSolver:
         for rows in self._chunks:
             scores = self._prepare_leave_one_out(rows)(self._penalty)
             left_out[rows] = task.compute_probabilities(scale * scores + offset)
-        return RidgeFit(head, left_out, self._relative_penalty, self._lower_kernel_weight)
+        return RidgeFit(head, left_out, self._relative_penalty, self._lower_layers_share)
 
     def _decompose(self, kernel_matrix: Float64Array | None) -> None:
-        """Set `_values` (eigenvalues, `(K,)`), `_projected` (U' Y, `(K, classes)`) and `_vectors`, from which rows of U
-        are computed: if `_is_dual`, U itself `(N, K)`; otherwise V / s `(D, K)`, since U = X V / s."""
+        """Set `_values` = e `(K,)`, `_projected` = U' Y `(K, classes)`, and `_vectors`; for the symbols, see the class.
+
+        `_vectors` is U `(N, K)` if `_is_dual`, otherwise V / s `(D, K)`: rows of U are then computed as X V / s.
+        """
         if self._is_dual:
             if kernel_matrix is None:
                 x = self._standardize_rows(slice(None))

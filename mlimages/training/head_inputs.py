@@ -44,7 +44,7 @@ class HeadInputs:
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Set the weights of the network's head to those of the closed-form head.
+    """Copy the weights of the closed-form head to the network's head, if possible; return whether they were copied.
 
     Args:
         model: the network, changed in place.
@@ -54,7 +54,7 @@ def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: R
         head: the closed-form head.
 
     Returns:
-        Whether the weights were set; False if the network's head is not a linear layer or convolution with a bias.
+        Whether the weights were copied: False if the network's head is not a linear layer or convolution with a bias.
     """
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):

@@ -99,7 +99,7 @@ class CustomNetwork:
 
     @property
     def name(self) -> str:
-        """Name of the class of the network."""
+        """Name of the network's Python class, such as `ResNet`."""
         return type(self.network).__name__
 
     def check_settings(self, config: FineTuneConfig) -> None:

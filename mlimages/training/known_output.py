@@ -83,7 +83,7 @@ def _compute_principal_directions(
 
 
 def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
-    """Write the statistics of the output `known`, and the thresholds of prediction sets, to `known.safetensors`."""
+    """Write the in-distribution score (the output `known`) and prediction set thresholds to `known.safetensors`."""
     values = {
         "head": known_output.head_name,
         "known": asdict(known_output.calibration),

@@ -103,7 +103,7 @@ def probe_layers(
         ModelError: the network cannot be built, or has a single layer.
 
     >>> result = probe_layers("cats.txt", model="alexnet")  # doctest: +SKIP
-    >>> result.freeze  # doctest: +SKIP
+    >>> result.recommended_freeze  # doctest: +SKIP
     'conv5'
     """
     check_at_least(1, max_images=max_images)
@@ -205,9 +205,9 @@ def compute_pooled_features(
 def _score_layers(
     cut_points: Sequence[CutPoint], features_by_layer: Sequence[Features], labels: Labels, num_classes: int
 ) -> tuple[tuple[LayerScore, ...], int]:
-    """Return the score of each cut point, and the index of the recommended one.
+    """Return the score of each layer up to which the network can be frozen, and the index of the recommended layer.
 
-    It is the last cut point whose accuracy is not significantly below the best.
+    The recommended layer is the one closest to the output whose accuracy is not significantly below the best.
     """
     fits = (fit_ridge(part, labels, num_classes) for part in features_by_layer)
     correct = [fit.loo_probabilities.argmax(axis=1) == labels for fit in fits]
@@ -268,9 +268,9 @@ def _draw_ranks_within_class(labels: Labels, seed: int) -> NDArray[np.int64]:
 
 
 def _estimate_accuracy_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
-    """Return the mean gain in accuracy over the repeats, with its 95 % interval.
+    """Return the gain in accuracy from twice as many images, averaged over random splits, with its 95 % interval.
 
-    Element `i` of both sequences is the accuracy in repeat `i`. The interval follows from the standard deviation of the
+    Element `i` of both sequences is the accuracy on split `i`. The interval follows from the standard deviation of the
     differences.
     """
     differences = np.subtract(accuracies_after, accuracies_before)

@@ -21,7 +21,7 @@ def read_provenance(files: RunFiles, weights: Path) -> Provenance:
     """Return the provenance of a run, without the fields that the export adds.
 
     Args:
-        weights: the file of the exported weights.
+        weights: the checkpoint that is exported, such as `best.safetensors`.
     """
     run = read_run(files.folder)
     splits = {name: path for name, path in (("train", files.train), ("val", files.val)) if path.exists()}

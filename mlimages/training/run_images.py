@@ -123,7 +123,7 @@ def _warn_about_rare_classes(
     rare_counts: Sequence[int],
     absence_advice: str = "",
 ) -> None:
-    """Warn about the classes without images, if `rare_counts` contains 0, and with one image, if it contains 1."""
+    """Warn about the classes whose number of images is in `rare_counts`, which contains 0, 1 or both."""
     found = Counter(label for image in images for label in image.class_indices)
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:

@@ -198,7 +198,7 @@ def build_training_job(
     device: torch.device,
     progress: Progress,
 ) -> TrainingJob:
-    """Move the network to the device, and cache the features of its frozen part if they fit into the cache.
+    """Return a job that is ready to train: network on the device, features of the frozen part cached if they fit.
 
     Args:
         inputs: the network, and paths and labels of the images.
@@ -253,9 +253,10 @@ def build_training_job(
 
 
 def _add_lower_head_if_possible(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return a copy of the model that has a `LowerLayersHead` too, which the run may later drop.
+    """Return a copy of the model with an added `LowerLayersHead`.
 
-    If the settings, the network or MAX_LOWER_FIT_SIZE do not allow it, `model` is returned.
+    The run drops this head later if ridge regression chooses to use only the last layer. If the settings, the network
+    or MAX_LOWER_FIT_SIZE do not allow such a head, `model` is returned.
     """
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model

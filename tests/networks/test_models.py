@@ -428,7 +428,7 @@ def test_a_classifier_of_torchvision_is_built_with_the_arguments_that_its_own_bu
     architecture = find_architecture(name)
     with torch.device("cpu" if name.startswith("regnet") else "meta"):  # its builder computes widths
         theirs = models.get_model(name, weights=entry)
-        ours = architecture.build(1000, architecture.make_preprocessing("default").image, "default")
+        ours = architecture.build_untrained(1000, architecture.make_preprocessing("default").image, "default")
     if name in ("googlenet", "inception_v3"):
         assert theirs.arguments.pop("aux_logits") == "True"  # in training only; the same logits without
         assert ours.arguments.pop("aux_logits") == "False"

@@ -77,7 +77,7 @@ def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier
 def test_where_leave_one_out_prefers_the_last_layer_the_run_is_one_on_the_last_layer(
     config: FineTuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.training.finetune.LOWER_KERNEL_WEIGHTS", (0.0,))
+    monkeypatch.setattr("mlimages.training.finetune.LOWER_LAYERS_SHARES", (0.0,))
     auto, last = (replace(config, head=head, out=config.out / head) for head in ("auto", "last"))
     results = [fine_tune(each, export=False) for each in (auto, last)]
     assert [result.depths_share for result in results] == [0, 0]

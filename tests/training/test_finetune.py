@@ -341,7 +341,7 @@ class WithDepths(nn.Module):
 def test_a_network_of_ones_own_is_loaded_and_exported_as_it_was_trained(
     colours: Path, build: Callable[[], nn.Module], freeze: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlimages.training.finetune.LOWER_KERNEL_WEIGHTS", (share,))
+    monkeypatch.setattr("mlimages.training.finetune.LOWER_LAYERS_SHARES", (share,))
     config = FineTuneConfig(colours, colours.parent / "run", epochs=1, freeze=freeze)
     network = build()
     result = fine_tune(config, network=deepcopy(network), preprocessing=PREPROCESSING)

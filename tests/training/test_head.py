@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlimages.training.head import (
     CHUNK_IMAGES,
     LABEL_SMOOTHING,
-    LOWER_KERNEL_WEIGHTS,
+    LOWER_LAYERS_SHARES,
     MIN_RELATIVE_STD,
     PENALTIES,
     RidgeFit,
@@ -34,7 +34,7 @@ def blobs(count: int, width: int, *, classes: int = 3, seed: int = 7) -> tuple[N
 
 def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np.float64]:
     """The features whose kernel the fit has: each block has mean 1 on its kernel's diagonal, times its share."""
-    shares = [1 - fit.lower_kernel_weight, *[fit.lower_kernel_weight / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
+    shares = [1 - fit.lower_layers_share, *[fit.lower_layers_share / max(1, len(blocks) - 1)] * (len(blocks) - 1)]
     parts = []
     for block, share in zip(blocks, shares, strict=True):
         spread = block.std(axis=0)
@@ -48,8 +48,8 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
-    assert (fit.penalty in PENALTIES, fit.lower_kernel_weight in LOWER_KERNEL_WEIGHTS[1:]) == (True, len(widths) > 1)
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], share_candidates=LOWER_LAYERS_SHARES[1:])
+    assert (fit.penalty in PENALTIES, fit.lower_layers_share in LOWER_LAYERS_SHARES[1:]) == (True, len(widths) > 1)
     x, targets = standardized(blocks, fit), np.eye(3)[labels]
     for index in range(40):
         keep = np.arange(40) != index
@@ -81,14 +81,14 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks = [blobs(40, width, seed=number + 4)[0] for number, width in enumerate(widths)]
     labels = np.array([0] * 22 + [1] * 12 + [2] * 6)
     blocks[0][:, 0] += labels
-    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:])
-    shares = LOWER_KERNEL_WEIGHTS[1:] if len(widths) > 1 else (0.0,)
+    fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], share_candidates=LOWER_LAYERS_SHARES[1:])
+    shares = LOWER_LAYERS_SHARES[1:] if len(widths) > 1 else (0.0,)
     errors = [
-        left_out_errors(standardized(blocks, replace(fit, lower_kernel_weight=share)), np.eye(3)[labels])
+        left_out_errors(standardized(blocks, replace(fit, lower_layers_share=share)), np.eye(3)[labels])
         for share in shares
     ]
     share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
-    assert (fit.lower_kernel_weight, fit.penalty) == (shares[share], PENALTIES[penalty])
+    assert (fit.lower_layers_share, fit.penalty) == (shares[share], PENALTIES[penalty])
     assert 0 < penalty < len(PENALTIES) - 1
 
 
@@ -105,16 +105,14 @@ def test_the_search_finds_the_share_that_trying_all_shares_finds(seed: int) -> N
 
     def record_error(self: _RidgeSolver) -> RidgeFit:
         found = fit(self)
-        errors[found.lower_kernel_weight] = self.errors.mean()
+        errors[found.lower_layers_share] = self.errors.mean()
         return found
 
     with mock.patch.object(_RidgeSolver, "fit", record_error):
-        for share in LOWER_KERNEL_WEIGHTS[1:]:
-            fit_ridge(layers[0], labels, 3, lower_features=layers[1:], kernel_weight_candidates=[share])
-    found = fit_ridge(
-        layers[0], labels, 3, lower_features=layers[1:], kernel_weight_candidates=LOWER_KERNEL_WEIGHTS[1:]
-    )
-    assert found.lower_kernel_weight == min(errors, key=errors.__getitem__)
+        for share in LOWER_LAYERS_SHARES[1:]:
+            fit_ridge(layers[0], labels, 3, lower_features=layers[1:], share_candidates=[share])
+    found = fit_ridge(layers[0], labels, 3, lower_features=layers[1:], share_candidates=LOWER_LAYERS_SHARES[1:])
+    assert found.lower_layers_share == min(errors, key=errors.__getitem__)
 
 
 @pytest.mark.parametrize(("helpful", "share"), [(0, 0.0), (1, 1.0)], ids=["the last layer", "a lower layer"])
@@ -123,14 +121,14 @@ def test_leave_one_out_finds_the_layer_that_tells_the_classes_apart(helpful: int
     layers = [np.random.default_rng(1).normal(size=(200, 40)) for _ in range(2)]
     layers[helpful] = good
     fit = fit_ridge(layers[0], labels, 3, lower_features=layers[1:])
-    assert abs(fit.lower_kernel_weight - share) <= 0.1
-    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.lower_kernel_weight else 0)
+    assert abs(fit.lower_layers_share - share) <= 0.1
+    assert fit.head.weight.shape[1] == layers[0].shape[1] + (layers[1].shape[1] if fit.lower_layers_share else 0)
 
 
 def test_lower_layers_without_information_are_used_as_seldom_as_chance_explains() -> None:
     good, labels = blobs(120, 10)
     noise = [[np.random.default_rng((seed, n)).normal(size=(120, 10)) for n in range(2)] for seed in range(40)]
-    shares = [fit_ridge(good, labels, 3, lower_features=lower).lower_kernel_weight for lower in noise]
+    shares = [fit_ridge(good, labels, 3, lower_features=lower).lower_layers_share for lower in noise]
     assert sum(share > 0 for share in shares) <= 4, shares  # two standard errors; the best of six shares
 
 
@@ -156,7 +154,7 @@ def test_many_images_and_classes_need_no_array_of_images_by_classes_but_the_resu
     features, labels = rng.normal(size=(count, width)).astype(np.float32), rng.integers(0, classes, count)
     lower = [rng.normal(size=(count, 8)).astype(np.float32)]
     tracemalloc.start()
-    fit_ridge(features, labels, classes, lower_features=lower, kernel_weight_candidates=(0.5,))
+    fit_ridge(features, labels, classes, lower_features=lower, share_candidates=(0.5,))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     working = 6 * 8 * max(CHUNK_IMAGES, 4000) * classes  # float64 arrays of the chunk, or of the images that choose
@@ -232,5 +230,5 @@ def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_sprea
 
 
 def test_shares_of_the_lower_layers_rise_from_none_to_all() -> None:
-    assert (LOWER_KERNEL_WEIGHTS[0], LOWER_KERNEL_WEIGHTS[-1]) == (0.0, 1.0)
-    assert list(LOWER_KERNEL_WEIGHTS) == sorted(set(LOWER_KERNEL_WEIGHTS))
+    assert (LOWER_LAYERS_SHARES[0], LOWER_LAYERS_SHARES[-1]) == (0.0, 1.0)
+    assert list(LOWER_LAYERS_SHARES) == sorted(set(LOWER_LAYERS_SHARES))

@@ -231,7 +231,7 @@ def test_the_state_of_a_run_without_a_head_on_all_depths_is_read(tmp_path: Path)
     save_file({"model.w": torch.ones(1)}, tmp_path / "state.safetensors", metadata={"mlimages": json.dumps(metadata)})
     state = load_state(RunFiles(tmp_path))
     assert state is not None
-    assert (state.best_epoch, state.lower_kernel_weight, dict(state.prediction_set_thresholds)) == (1, 0.0, {})
+    assert (state.best_epoch, state.lower_layers_share, dict(state.prediction_set_thresholds)) == (1, 0.0, {})
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path: Path) -> None:
