@@ -196,6 +196,15 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     assert ("Image.BitmapPixelFormat" in metadata) == preprocessing
 
 
+@pytest.fixture(scope="module")
+def known_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
+    folder = tmp_path_factory.mktemp("known")
+    items, names = made_images(folder / "p", 12), ("class0", "class1", "class2")
+    write_label_file(folder / "all.txt", items, names)
+    network = with_known(trained("cifar10_cnn"), LabelFile(folder / "all.txt"))
+    return export_network(network, folder / "model.onnx", validation=items)
+
+
 @pytest.mark.parametrize(
     ("count", "num_train", "in_run", "kept", "notes"),
     [
@@ -209,8 +218,8 @@ def test_a_quantized_file_keeps_float_probabilities_and_claims_only_what_was_mea
     ],
 )
 def test_thresholds_are_measured_on_enough_images_that_the_run_was_not_trained_on_or_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, num_train: int, in_run: bool, kept: bool,
-    notes: tuple[str, str],
+    known_bundle: OnnxBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, num_train: int,
+    in_run: bool, kept: bool, notes: tuple[str, str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "MIN_SPEEDUP", 0.0)
     run, items, names = tmp_path / "run", made_images(tmp_path / "p", count), ("class0", "class1", "class2")
@@ -220,8 +229,7 @@ def test_thresholds_are_measured_on_enough_images_that_the_run_was_not_trained_o
     write_label_file(run / "val.txt", items[num_train : 2 * num_train], names)
     if in_run:
         (run / "config.json").write_text("{}")
-    network = with_known(trained("cifar10_cnn"), LabelFile(tmp_path / "all.txt"))
-    before = export_network(network, run / "model.onnx", validation=items)
+    before = OnnxBundle.read(shutil.copy(known_bundle.path, run / "model.onnx"))
     result = quantize(before, tmp_path / "all.txt", tmp_path / "q.onnx", max_drop=100)
     after = OnnxBundle.read(tmp_path / "q.onnx")
     assert ((after.known, after.prediction_sets) == (before.known, before.prediction_sets)) == kept
