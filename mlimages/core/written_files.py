@@ -131,7 +131,8 @@ def _read_records(folder: Path) -> frozenset[str]:
 def _read_lines_cached(path: Path, fingerprint: bytes) -> frozenset[str]:
     """Return the lines of a file; the result is cached until the file's fingerprint changes."""
     try:
-        return frozenset(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+        with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # splitlines() would split names at U+2028
+            return frozenset(line.rstrip("\n") for line in lines)
     except OSError:
         return frozenset()
 

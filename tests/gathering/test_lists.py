@@ -91,7 +91,7 @@ FORMS = {
                            "annotations": [{"image_id": 1, "caption": "a"}]}), [X_A, X_B]),
     "JSON lines": ("x.jsonl", f'{{"url": "{A}", "label": 1.0}}\n{{"url": "{B}", "label": false}}\n',
                    [("1", A), ("False", B)]),
-    "JSON lines in .json": ("x.json", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
+    "JSON lines in .json": ("x.json", f'{{"url": "{A}", "by": "a\u2028b"}}\n{{"url": "{B}"}}\n', [X_A, X_B]),
     "a space": ("x.txt", f"{A} cat\nhttp://x/b.png cat\n", [CAT_A, ("cat", "http://x/b.png")]),
     "a space, class first": ("x.txt", f"honey bee {A}\ncat {B}\n", [("honey bee", A), CAT_B]),
     "spaces, link between numbers": ("x.txt", f"1 {A} 16.5 1\n2 {A} 9.6 0\n", [X_A, X_A]),

@@ -263,7 +263,7 @@ class LinkFile:
             raise InputError(f"{self._path} cannot be read: the JSON is nested too deeply") from error
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
-                return self._parse_rows(parse_json_lines(text.splitlines()))
+                return self._parse_rows(parse_json_lines(text.split("\n")))
             raise InputError(f"{self._path} cannot be read: {summarize_error(error)}") from error
         return self._parse_rows(iter(extract_json_rows(value, self._path)))
 
