@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlimages.checks.fixes import move_file
 from mlimages.checks.result import CheckReport, Move, update_label_file
-from mlimages.core import InputError, is_unchanged_output, path_from_name, relative_name, write_text
+from mlimages.core import InputError, is_unchanged_output, path_from_name, relative_name, write_text_output
 from mlimages.labels import LabelFile
 
 
@@ -21,6 +21,9 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
 
     Within the `with` block, the caller moves the files and writes the results. If the block is interrupted, or raises
     an error, the file stays, and `undo_interrupted_moves` undoes the moves.
+
+    Raises:
+        InputError: there is a file with this name that mlimages did not write.
     """
     if not moves:
         yield
@@ -28,14 +31,14 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
     record = _record_path(report.files[0])
     rows = [[*(relative_name(path, record.parent) for path in (move.source, move.target)), move.code] for move in moves]
     labels = [relative_name(file.path, record.parent) for file in report.files]
-    write_text(record, json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n")
+    write_text_output(record, json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n")
     yield
     record.unlink()
 
 
 def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
     """Return the `.NAME_moves.json` files that interrupted checks of these label files have left."""
-    return [path for path in map(_record_path, files) if path.exists()]
+    return [path for path in map(_record_path, files) if is_unchanged_output(path)]
 
 
 def undo_interrupted_moves(record: Path) -> None:

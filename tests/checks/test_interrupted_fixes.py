@@ -131,6 +131,15 @@ def test_what_a_person_did_after_the_interruption_stays(folder: Path, change: st
     assert find_interrupted_moves(report.files) == []
 
 
+def test_a_file_of_a_person_with_the_name_of_the_record_is_kept(folder: Path, invoke_cli: RunCli) -> None:
+    (folder / ".train_moves.json").write_text("mine")
+    done = invoke_cli("check", "train.txt", "val.txt", "--fix", "--yes", check=False)
+    assert (done.returncode, "train_moves.json exists and was not written by mlimages" in done.stderr) == (1, True)
+    assert "interrupted" not in done.stderr
+    assert (folder / ".train_moves.json").read_text() == "mine"
+    assert not (folder / "train_quarantine").exists()
+
+
 def test_a_check_without_yes_moves_nothing_back(folder: Path, invoke_cli: RunCli) -> None:
     report = check([folder / "train.txt", folder / "val.txt"])
     moves = plan_moves(report)
