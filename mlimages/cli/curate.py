@@ -218,13 +218,13 @@ def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
 
     If either is missing, the first unused file without a split in its name takes its place, but never a test set.
     """
+    folders_differ = len({path.parent.name for path in checked}) > 1
 
     def find_split(path: Path) -> str:
-        words = [path.parent.name.lower(), *re.split(r"[\W_]+", path.stem.lower())]
+        words = [path.parent.name.lower()] * folders_differ + re.split(r"[\W_]+", path.stem.lower())
         return next((SPLIT_NAMES_BY_ALIAS[word] for word in reversed(words) if word in SPLIT_NAMES_BY_ALIAS), "")
 
     def select(*names: str) -> list[Path]:
-        """Return the files of these splits, in the order of `names`."""
         return [path for name in names for path in checked if find_split(path) == name]
 
     train = select("train", "")[:1]

@@ -583,6 +583,7 @@ def test_a_locale_that_lacks_characters_of_file_names_is_said_and_no_traceback(
         (["test/a.txt", "train/a.txt", "Valid/a.txt"], "train/a", "Valid/a"),
         (["train/x_test.txt", "test/x_train.txt"], "test/x_train", ""),
         (["x_test.txt", "x_val.txt"], "", ""),
+        (["dev/labels.txt"], "dev/labels", ""),
     ],
 )
 def test_the_next_command_trains_and_validates_on_the_files_of_that_name(
