@@ -46,7 +46,7 @@ def plan_moves(report: CheckReport) -> list[Move]:
         taken.add(target)
         moves[source] = Move(finding.path, target, finding.code)
     renamed = {source for source, move in moves.items() if move.code == Code.WRONG_SUFFIX}
-    for source in renamed & _find_link_targets(report) if renamed else ():
+    for source in sorted(renamed & _find_link_targets(report)) if renamed else ():
         logger.warning("%s is not renamed, since another image is a link to it", moves.pop(source).source)
     return sorted(moves.values(), key=lambda move: move.source.is_symlink())
 

@@ -174,7 +174,7 @@ HELP_ALL = typer.Option(
 )
 LABELS = typer.Argument(..., metavar="LABELS|FOLDER", help="A label file, or a folder with one subfolder per class.")
 INPUT_SIZE = typer.Option(None, metavar="N|WxH", help="Input width and height in pixels.", show_default="native size")
-IMAGE_SIZE_HELP = "Width and height in pixels, as for `finetune`."
+IMAGE_SIZE_HELP = "Width and height in pixels."
 RESIZE = typer.Option("shorter", help="Resize method.")
 GRAY = typer.Option(None, "--gray/--no-gray", help="Convert images to grayscale.")
 WEIGHTS = typer.Option("default", metavar="default|none|FILE", help="Pretrained weights.")
