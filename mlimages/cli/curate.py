@@ -248,7 +248,7 @@ def _undo_interrupted_moves(files: Sequence[LabelFile], *, undo: bool) -> bool:
     for record in records:
         if undo:
             checks.undo_interrupted_moves(record)
-        action = "its moves are undone, to check again" if undo else "repeat the command with --fix --yes"
+        action = "its moves have been undone" if undo else "repeat the command with --fix --yes"
         print_to_stderr(f"{record}: --fix was interrupted: {action}")
     return undo and bool(records)
 

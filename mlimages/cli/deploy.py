@@ -247,13 +247,15 @@ def evaluate(
     with detect_swapped_arguments(model, [labels]):
         predictor = Predictor(model)
     found = evaluate(
-        predictor, read_labels(labels, table_options), background_test_images=explain,
-        skip_unavailable=skip_unavailable, progress=TqdmProgress(),
-    )  # fmt: skip
+        predictor,
+        read_labels(labels, table_options),
+        background_test_images=explain,
+        skip_unavailable=skip_unavailable,
+        progress=TqdmProgress(),
+    )
     if report:
-        write_text_output(
-            report, render_evaluation(found, f"{find_name(model)} on {find_name(labels)}"), overwrite=force
-        )
+        page = render_evaluation(found, f"{find_name(model)} on {find_name(labels)}")
+        write_text_output(report, page, overwrite=force)
     print(found.to_json() if as_json else predictions.format_evaluation(found))
     print_next_command("serve", model)
 

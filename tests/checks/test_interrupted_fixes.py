@@ -150,5 +150,5 @@ def test_a_check_without_yes_moves_nothing_back(folder: Path, invoke_cli: RunCli
     assert ".train_moves.json: --fix was interrupted: repeat the command with --fix --yes" in done.stderr
     assert moves[0].target.exists()
     done = invoke_cli("check", "train.txt", "val.txt", "--fix", "--yes")
-    assert ".train_moves.json: --fix was interrupted: its moves are undone, to check again\n" in done.stderr
+    assert ".train_moves.json: --fix was interrupted: its moves have been undone\n" in done.stderr
     assert invoke_cli("check", "train.txt", "val.txt").stderr.count("interrupted") == 0
