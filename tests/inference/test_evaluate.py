@@ -6,11 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlimages.cli.predictions import format_evaluation
 from mlimages.core import InputError, LabeledPath
-from mlimages.inference import OnnxBundle, Predictor, evaluate
+from mlimages.inference import OnnxBundle, Predictor, evaluate, softmax
 from mlimages.inference.class_alignment import align_class_indices
 from mlimages.labels import LabelFile, write_label_file
 from mlimages.reports import render_evaluation
@@ -47,6 +48,16 @@ def test_right_and_wrong_answers_are_counted_as_predict_gives_them(
             sum(item.label == label and guess == each for guess, item in zip(said, items, strict=True))
             for each in range(3)
         ]
+
+
+def test_the_loss_is_that_of_the_logits_divided_by_the_temperature(
+    cnn_bundle: OnnxBundle, items: list[LabeledPath], tmp_path: Path
+) -> None:
+    predictor = Predictor(replace(cnn_bundle, temperature=2.0))
+    rows = predictor.compute_output_rows([predictor.decode(item.path)[0] for item in items])  # type: ignore[misc]
+    shares = softmax(np.array([row.logits for row in rows]), 2.0)  # (N, classes)
+    expected = -np.log(shares[np.arange(len(items)), [item.label for item in items]]).mean()
+    assert evaluate(predictor, labels(tmp_path, items)).loss == pytest.approx(expected)
 
 
 def test_classes_are_matched_by_name_whatever_their_order(
