@@ -170,19 +170,18 @@ def compute_paired_test(run: RunFolder, best_run: RunFolder) -> PairedTest | Non
     Wald interval for paired proportions. For multi-label runs, the difference in mean average precision is
     bootstrapped; see `mean_ap_difference`.
     """
-    mine, theirs = _find_correctness_by_image(run), _find_correctness_by_image(best_run)
-    shared = [key for key in mine if key in theirs]
-    if not shared:
+    mine, theirs = run.predictions, best_run.predictions
+    row_of, other_of = ({key: row for row, key in enumerate(_iter_image_keys(each))} for each in (run, best_run))
+    shared = [key for key in row_of if key in other_of]
+    if not (mine and theirs and shared):
         return None
-    gained = sum(mine[key] and not theirs[key] for key in shared)
-    lost = sum(theirs[key] and not mine[key] for key in shared)
+    rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
+    is_mine_correct, is_theirs_correct = mine.is_correct[rows], theirs.is_correct[others]
+    gained, lost = int((is_mine_correct & ~is_theirs_correct).sum()), int((is_theirs_correct & ~is_mine_correct).sum())
     n = len(shared)
-    if run.predictions and best_run.predictions and run.predictions.is_multi_label:
-        row_of, other_of = ({key: row for row, key in enumerate(_iter_image_keys(each))} for each in (run, best_run))
-        rows, others = ([each[key] for key in shared] for each in (row_of, other_of))
-        targets = run.predictions.labels[rows].astype(bool)
+    if mine.is_multi_label:
         mean, p_value = mean_ap_difference(
-            run.predictions.probabilities[rows], best_run.predictions.probabilities[others], targets
+            mine.probabilities[rows], theirs.probabilities[others], mine.labels[rows].astype(bool)
         )
         return PairedTest(n, gained, lost, mean, p_value)
     value = (gained - lost) / n
@@ -244,11 +243,6 @@ def _read_finished_run(path: Path) -> RunFolder:
     if run.predictions is None:
         raise RunError(f"{path} is not finished: resume it with {format_command('finetune', '--resume', path)}")
     return run
-
-
-def _find_correctness_by_image(run: RunFolder) -> dict[tuple[str, str], bool]:
-    """Return whether each validation image is classified correctly; the keys are those of `_iter_image_keys`."""
-    return dict(zip(_iter_image_keys(run), run.predictions.is_correct.tolist(), strict=True)) if run.predictions else {}
 
 
 def _iter_image_keys(run: RunFolder) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,9 @@ class RunFiles:
         result: final metrics, as printed by `finetune --json`.
         known: parameters of the exported file's output `known` (the in-distribution score: similarity to the training
             images); also the thresholds of prediction sets.
+        left_out: table of the images that could not be decoded.
+        suspects: table of the images that are probably mislabelled.
+        curves, confusion: plots of the metrics by epoch, and of the confusion matrix.
         report: HTML page with the curves, mistakes and settings.
         onnx: the exported network.
         log: log of the run.
@@ -50,6 +53,8 @@ class RunFiles:
         self.predictions = folder / "val_predictions.csv"
         self.result = folder / "result.json"
         self.known = folder / "known.safetensors"
+        self.left_out, self.suspects = folder / "left_out.tsv", folder / "suspects.tsv"
+        self.curves, self.confusion = folder / "curves.png", folder / "confusion.png"
         self.report = folder / "report.html"
         self.onnx = folder / "model.onnx"
         self.log = folder / "log.txt"
@@ -92,8 +97,7 @@ class RunFiles:
     def initial_files(self) -> tuple[Path, ...]:
         """Files that a run writes before its first epoch, and keeps when it is resumed."""
         definitions = map(class_definition_path, (self.train, self.val))
-        notes = (self.folder / "left_out.tsv", self.folder / "suspects.tsv")
-        return (self.classes, self.train, self.val, *definitions, self.mean_image, *notes)
+        return (self.classes, self.train, self.val, *definitions, self.mean_image, self.left_out, self.suspects)
 
     @property
     def result_files(self) -> tuple[Path, ...]:
@@ -106,9 +110,9 @@ class RunFiles:
         return (self.onnx, external_data_path(self.onnx), *self.report_files)
 
     @property
-    def report_files(self) -> tuple[Path, Path, Path]:
+    def report_files(self) -> tuple[Path, ...]:
         """Plots and report."""
-        return (self.folder / "curves.png", self.folder / "confusion.png", self.report)
+        return (self.curves, self.confusion, self.report)
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             epochs=_read_epochs(files.metrics),
             predictions=_read_predictions(files.predictions, names, multi_label=multi_label) if final_metrics else None,
             final_metrics=final_metrics,
-            skipped_images=tuple(_read_rows(files.folder / "left_out.tsv", delimiter="\t")),
+            skipped_images=tuple(_read_rows(files.left_out, delimiter="\t")),
         )
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise RunError(f"{files.folder} cannot be read as a run folder: {summarize_error(error)}") from error

@@ -64,20 +64,23 @@ def draw_run(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         PosixPath('runs/first/report.html')
     """
     run = read_run(path)
-    curves, confusion, page = files = RunFiles(run.path).report_files
-    require_writable(files, overwrite=overwrite)
+    files = RunFiles(run.path)
+    require_writable(files.report_files, overwrite=overwrite)
     if run.epochs:
-        plots.save_png(plots.plot_curves(run.epochs, num_val_images=run.num_val_images), curves, overwrite=overwrite)
+        plots.save_png(
+            plots.plot_curves(run.epochs, num_val_images=run.num_val_images), files.curves, overwrite=overwrite
+        )
     if run.predictions and not run.predictions.is_multi_label:
         matrix = plots.plot_confusion_matrix(run.confusion_matrix, run.class_names)
-        plots.save_png(matrix, confusion, overwrite=overwrite)
-    with write_output(page, overwrite=overwrite) as part:
+        plots.save_png(matrix, files.confusion, overwrite=overwrite)
+    with write_output(files.report, overwrite=overwrite) as part:
         part.write_text(pages.render("run.html", **_make_template_values(run)), encoding="utf-8")
-    return page
+    return files.report
 
 
 def _make_template_values(run: RunFolder) -> dict[str, Any]:
-    suspects, classes = read_suspects(run.path / "suspects.tsv"), pluralize(len(run.class_names), "class")
+    suspects_file, classes = RunFiles(run.path).suspects, pluralize(len(run.class_names), "class")
+    suspects = read_suspects(suspects_file)
     return {
         "title": f"Run {run.path.resolve().name}",
         "subtitle": f"{run.settings['model']} on {classes}, freeze: {run.settings['freeze']}",
@@ -90,7 +93,7 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
         "suspects": suspects and [_make_suspect_tile(each, run) for each in suspects[: pages.MAX_TILES]],
         "suspect_count": len(suspects or ()),
         "run": shlex.quote(str(run.path)),
-        "suspects_path": shlex.quote(str(run.path / "suspects.tsv")),
+        "suspects_path": shlex.quote(str(suspects_file)),
         "label_files": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "label_conflicts": _make_label_conflict_tiles(run),
         "skipped_images": run.skipped_images,

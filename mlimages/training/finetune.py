@@ -182,7 +182,7 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
 def _make_initial_state(job: TrainingJob) -> TrainingState:
     """Return the state before the first epoch; if the network is pretrained, fit its closed-form head first."""
     if distributed.is_main_process():
-        write_skipped_images(job.files.folder, job.broken_images)
+        write_skipped_images(job.files, job.broken_images)
     objective, is_single = job.objective, job.train_set.labels.ndim == 1
     if not job.model.pretrained:
         return TrainingState(frozen_digest=job.frozen_digest)
@@ -201,7 +201,7 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
         sets = (job.train_set, train), (job.val_set, val)
         paths = [images.images[n].path for images, found in sets for n in found.image_indices]
         labels = np.concatenate([train.labels, val.labels])
-        write_suspect_labels(job.files.folder, paths, labels, probabilities, job.class_names)
+        write_suspect_labels(job.files, paths, labels, probabilities, job.class_names)
     if not lower_share:
         job = job.without_lower_head()
     if not initialize_head(job.model, job.source, job.train_set, fit.head):

@@ -310,7 +310,7 @@ def _write_predictions(job: TrainingJob, validation: ValidationResult, *, overwr
 
 
 def write_suspect_labels(
-    run: Path,
+    files: RunFiles,
     paths: Sequence[Path],
     labels: NDArray[np.int64],
     probabilities: NDArray[np.floating],
@@ -322,7 +322,7 @@ def write_suspect_labels(
         probabilities: `(N, classes)`; each image is predicted by a closed-form head that was fitted without this image.
     """
     suspects = find_suspects(paths, labels, probabilities, class_names)
-    write_suspects(suspects, run / "suspects.tsv", overwrite=True)
+    write_suspects(suspects, files.suspects, overwrite=True)
     if suspects:
         logger.info(
             "suspects.tsv lists %s most likely to be mislabelled (at most 10 %% of all, but at least one); estimated "

@@ -185,7 +185,7 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
         return
     try:
         before, now = (_count_images(found) for found in (_read_stored_splits(files), read_labeled_splits(config)))
-        left_out = (files.folder / "left_out.tsv").read_text("utf-8", "surrogateescape").splitlines()
+        left_out = files.left_out.read_text("utf-8", "surrogateescape").splitlines()
     except (MlimagesError, OSError):  # the label files are no longer there
         return
     skipped = {Path(line.partition("\t")[0]).name for line in left_out}

@@ -220,13 +220,13 @@ def write_metrics(files: RunFiles, history: Sequence[EpochMetrics]) -> None:
     write_text_output(files.metrics, text.getvalue(), overwrite=True)
 
 
-def write_skipped_images(run: Path, broken_images: Sequence[BrokenImage]) -> None:
+def write_skipped_images(files: RunFiles, broken_images: Sequence[BrokenImage]) -> None:
     """Write `left_out.tsv`, the images that could not be decoded, with the columns path, code and detail."""
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(("path", "code", "detail"))
     table.writerows((each.path, each.fault, each.detail) for each in broken_images)
-    write_text_output(run / "left_out.tsv", text.getvalue(), overwrite=True)
+    write_text_output(files.left_out, text.getvalue(), overwrite=True)
 
 
 def read_backend(files: RunFiles) -> ComputeBackend | None:
