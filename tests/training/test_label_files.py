@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-from typer.testing import CliRunner
 
-from mlimages.cli import main as cli
 from mlimages.core import InputError
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.inputs import read_labeled_splits
 from tests.conftest import RunCli
 from tests.labels.test_labels import touch
+from tests.training.conftest import COLOURS, draw
 
 pytestmark = pytest.mark.train
 
@@ -82,44 +80,39 @@ def test_what_cannot_be_trained_on_is_refused(
         named(tmp_path, "train.csv", val)
 
 
-def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(
-    tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for part, count in (("train", 4), ("val", 1)):
-        for label, colour in enumerate(("red", "green", "blue")):
+def write_splits(folder: Path, **counts: int) -> None:
+    """Write a folder of splits with this number of images in each class."""
+    for split, count in counts.items():
+        for label, (name, colour) in enumerate(COLOURS.items()):
             for number in range(count):
-                path = tmp_path / "set" / part / colour / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                shade = [20 * number + len(part)] * 3
-                shade[label] = 250
-                Image.new("RGB", (32, 32), tuple(shade)).save(path)
+                draw(folder / split / name / f"{number}.png", colour, seed=100 * label + 10 * len(split) + number)
+
+
+TRAIN_LENET5 = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--epochs", "1", "-o")
+
+
+def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(
+    tmp_path: Path, run_cli: RunCli, invoke_cli: RunCli
+) -> None:
+    write_splits(tmp_path / "set", train=4, val=1)
     shutil.copy(tmp_path / "set/train/red/0.png", tmp_path / "set/train/blue/0.png")
-    words = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--epochs", "1", "-o", "run")
-    done = run_cli("finetune", "set", *words)
+    done = run_cli("finetune", "set", *TRAIN_LENET5, "run")
     assert "set, train: 12 images, 3 classes: blue 4, green 4, red 4" in done.stderr
     assert "1 image in several classes (set/train/blue/0.png and set/train/red/0.png): " in done.stderr
     assert "the validation set has only one image of blue, green, red" in done.stderr
-    evaluated = run_cli("evaluate", "run/model.onnx", "set/val", "--json")
+    evaluated = invoke_cli("evaluate", "run/model.onnx", "set/val", "--json")
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
     assert (json.loads(evaluated.stdout)["trained_on"], json.loads(evaluated.stdout)["chosen_on"]) == (0, 3)
     assert "\nwithout   `known` and prediction sets, which require at least 19 validation images\n" in done.stdout
-    monkeypatch.chdir(tmp_path)
-    again = CliRunner().invoke(cli.app, ["evaluate", "run", "set/train"], catch_exceptions=False)
+    again = invoke_cli("evaluate", "run", "set/train")
     assert "\nof these images, the run used 12 for training: expect lower accuracy on new images\n" in again.stdout
-    with pytest.raises(InputError, match=r"set contains several splits \(train, val\), expected one: use one of"):
-        CliRunner().invoke(cli.app, ["evaluate", "run/model.onnx", "set"], catch_exceptions=False)
+    refused = invoke_cli("evaluate", "run/model.onnx", "set", check=False)
+    assert "set contains several splits (train, val), expected one: use one of" in refused.stderr
 
 
 def test_a_copied_project_goes_on_with_the_validation_set_beside_it(invoke_cli: RunCli, tmp_path: Path) -> None:
-    for label, colour in enumerate(("red", "green", "blue")):
-        for number in range(4):
-            path = tmp_path / "old" / ("val" if number == 3 else "train") / colour / f"{number}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shade = [20 * number] * 3
-            shade[label] = 250
-            Image.new("RGB", (28, 28), tuple(shade)).save(path)
-    words = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--epochs", "1", "-o", "old/run")
-    done = invoke_cli("finetune", "old/train", "--val", "old/val", *words)
+    write_splits(tmp_path / "old", train=3, val=1)
+    done = invoke_cli("finetune", "old/train", "--val", "old/val", *TRAIN_LENET5, "old/run")
     assert "next: mlimages evaluate old/run/model.onnx old/val\n" in done.stderr
     shutil.copytree(tmp_path / "old", tmp_path / "new")
     resumed = invoke_cli("finetune", "--resume", "new/run", "--epochs", "2")

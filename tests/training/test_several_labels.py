@@ -167,7 +167,7 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out_for_each_label() -> No
 
 
 def test_commands_and_server_list_all_labels(
-    trained: FineTuneResult, folder: Path, run_cli: RunCli, capsys: pytest.CaptureFixture[str]
+    trained: FineTuneResult, folder: Path, invoke_cli: RunCli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = OnnxBundle.read(trained.run)
     strict = replace(bundle, thresholds=(1.1, *bundle.thresholds[1:]))  # no image is bright
@@ -198,12 +198,12 @@ def test_commands_and_server_list_all_labels(
     assert [each["name"] for each in outputs] == ["probabilities"]
     by_label = sorted(Predictor(bundle)(images[2])[0].top, key=lambda score: score.label)  # type: ignore[union-attr]
     assert outputs[0]["data"] == pytest.approx([score.probability for score in by_label], abs=1e-6)
-    again = run_cli("predict", trained.run, *images, "--copy-to", "sorted").stdout.splitlines()
+    again = invoke_cli("predict", trained.run, *images, "--copy-to", "sorted").stdout.splitlines()
     assert again[2].startswith(f"{images[2]}: ")
 
 
-def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTuneResult, run_cli: RunCli) -> None:
-    evaluated = json.loads(run_cli("evaluate", trained.run, trained.run / "val.txt", "--json").stdout)
+def test_evaluate_shows_average_precision_precision_and_recall(trained: FineTuneResult, invoke_cli: RunCli) -> None:
+    evaluated = json.loads(invoke_cli("evaluate", trained.run, trained.run / "val.txt", "--json").stdout)
     assert evaluated["map"] == pytest.approx(trained.val_map[0])  # type: ignore[index]
     assert [row["threshold"] for row in evaluated["per_class"].values()] == list(
         OnnxBundle.read(trained.run).thresholds
@@ -262,15 +262,14 @@ def test_what_needs_one_class_per_image_is_refused_with_what_to_do(
 
 
 def test_a_class_with_one_image_is_trained_and_its_scores_are_undefined_where_no_image_has_it(
-    folder: Path, run_cli: RunCli
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     items = [*LabelFile(folder / "train.txt")][:24]
     items = [replace(one, labels=(*one.class_indices, 3)) if n == 7 else one for n, one in enumerate(items)]
     write_label_file(folder / "rare.txt", items, [*NAMES, "rare"])
-    options = ("--model", "lenet5", "--weights", "none", "--freeze", "none", "--size", "28", "--epochs", "1")
-    done = run_cli("finetune", folder / "rare.txt", "-o", folder / "rare", *options)
-    assert "the training set has only one image of rare\n" in done.stderr
-    assert "the validation set has no image of rare: there are too few images, or they are" in done.stderr
+    fine_tune(config_for(folder / "rare.txt", out=folder / "rare", model="lenet5", size=28, epochs=1))
+    assert "the training set has only one image of rare" in caplog.messages
+    assert "the validation set has no image of rare: there are too few images, or they are" in caplog.text
     found = evaluate(folder / "rare", folder / "val.txt")
     assert found.multi_label_scores is not None
     undefined = dict.fromkeys(("average_precision", "precision", "recall", "f1"))
