@@ -31,6 +31,7 @@ from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import PlaceholderDetector
+from mlimages.gathering.store.lock import open_work_folder
 from tests.gathering.conftest import contents, links, run, stored
 from tests.servers import (
     Connection,
@@ -715,6 +716,19 @@ def test_a_second_run_into_a_folder_is_refused_and_clears_up_after_one_that_was_
     left.write_bytes(b"half an image")
     run(links(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out" / ".gather").exists()
+
+
+def test_a_run_in_several_processes_keeps_others_out_and_is_cleared_up_after(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        open_work_folder(out, "80107372f2ac4cb6", is_exclusive=False) as held,
+        pytest.raises(GatherError, match="another run is gathering into"),
+        GatherFolder(out, GatherOptions()),
+    ):
+        pass
+    held.mkdir(parents=True)  # as if it had been killed
+    run(links(tmp_path), out)
+    assert not (out / ".gather").exists()
 
 
 def test_shards_run_beside_each_other_and_clear_up_after_a_run_that_was_killed(tmp_path: Path) -> None:

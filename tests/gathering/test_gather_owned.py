@@ -282,13 +282,13 @@ def test_nothing_is_removed_through_a_symbolic_link(site: Site, tmp_path: Path) 
 
 def test_files_of_the_user_in_the_hidden_folder_are_kept(site: Site, tmp_path: Path) -> None:
     hidden = tmp_path / "out/.gather"
-    mine = ["notes.txt", "manifest/notes.txt", "manifest/draft.part", "other/1.part", "manifest.lock"]
+    mine = ["notes.txt", "manifest/notes.txt", "manifest/draft.part", "other/b.jpg", "manifest.lock"]
     for name in mine:
         (hidden / name).parent.mkdir(parents=True, exist_ok=True)
         (hidden / name).write_text("mine")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/1.part").write_text("mine")
-    (hidden / "manifest-00001-of-00002").symlink_to(tmp_path / "elsewhere")
+    (hidden / "linked").symlink_to(tmp_path / "elsewhere")
     (hidden / "manifest/7.part").write_bytes(b"half an image")
     site.routes |= {"/a.jpg": answer(photo(1))}
     for _ in range(2):

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlimages.core import GatherError, file_lock
-from mlimages.gathering.store.manifest import MANIFEST_NAME, is_manifest_name
+from mlimages.gathering.store.manifest import MANIFEST_NAME
 
 WORK_FOLDER_NAME = ".gather"
 """Folder inside the gathered folder that holds unfinished images during a run."""
@@ -19,7 +19,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
 
     Args:
         out: the gathered folder.
-        manifest_stem: stem of the name of the manifest that the run writes.
+        manifest_stem: stem of the name of the manifest that the run writes; an ID for a run in several processes.
         is_exclusive: whether the run merges all manifests; False for a shard, which may run beside other shards.
 
     Raises:
@@ -41,8 +41,7 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
             hidden.mkdir(parents=True, exist_ok=True)
             try:
                 for other in hidden.parent.iterdir() if is_exclusive else [hidden.with_name(Path(MANIFEST_NAME).stem)]:
-                    is_of_run = is_manifest_name(f"{other.name}.jsonl") and other.is_dir() and not other.is_symlink()
-                    if is_of_run and other != hidden:
+                    if other.suffix != ".lock" and other != hidden and other.is_dir() and not other.is_symlink():
                         # raises an error if it is in use: the exclusive run would remove the manifest of the shard
                         with file_lock(other.with_name(f"{other.name}.lock"), in_use):
                             _remove_unfinished_images(other)
