@@ -53,8 +53,8 @@ class ExportOptions:
             False but the faster resize changes the outputs too much, the file is exported again with the exact resize;
             for openvino, the export fails instead.
         calibrate: fit a temperature on the validation set.
-        known_share: share (0..1) of the validation images whose highest probability reaches the threshold that is
-            stored; images below it are predicted as "none of these". 0 stores no threshold.
+        known_share: share (0..1) of the validation images to accept, from which a threshold is computed. An image whose
+            highest probability is below the threshold is predicted as "none of these". 0 stores no threshold.
         target: the runtime that will run the file; files for tensorrt and opencv do not include preprocessing.
 
     Raises:
@@ -166,7 +166,7 @@ def export_network(
     compared = outputs if max_compared_images is None else outputs.sample(max_compared_images)
 
     def write_and_check_bundle(path: Path, resize_implementation: ResizeImplementation | None) -> OnnxBundle:
-        """Export the network to `path`; raise an error if its outputs differ from those of the network."""
+        """Export the network to `path`; raise an error if the outputs of the file and the network differ."""
         written, compute_logits = write_onnx(
             trained_network,
             path,

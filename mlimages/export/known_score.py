@@ -69,15 +69,16 @@ class KnownScore(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class KnownOutput:
-    """What is exported for out-of-distribution detection and prediction sets: the output `known`, and thresholds.
+    """The output `known` of an exported file, and the thresholds of prediction sets, which do not depend on it.
+
+    The output `known` is an in-distribution score, 0..1: an image counts as in-distribution if it is at least 0.5.
 
     Attributes:
         score: computes `known` from the input of the network's head. If this input is a feature map `(N, D, H, W)`, it
             is first averaged over H and W.
         head_name: name of the head in `network.named_modules()`.
-        calibration: how the threshold of the score was calibrated.
-        prediction_sets: thresholds of the prediction sets. The metadata of the file contain them; they have nothing to
-            do with the output `known`.
+        calibration: how `score` was calibrated.
+        prediction_sets: thresholds of prediction sets, which are stored in the metadata of the file.
     """
 
     score: KnownScore

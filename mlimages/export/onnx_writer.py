@@ -50,7 +50,7 @@ class TrainedNetwork:
         class_names: class names by class index.
         model_name: name of the network.
         mean_image: float32 `(C, H, W)` in 0..255, if `preprocessing` has a mean image.
-        known_output: definition of the output `known`; None omits this output.
+        known_output: the output `known` (an in-distribution score) and prediction sets; None omits both.
         multi_label: an image may have any number of classes, and probabilities are the sigmoid of the logits.
 
     Raises:
@@ -186,7 +186,7 @@ def write_onnx(
     decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
-    """Write the network to `path`, without metadata; the outputs of the file are not compared with the network's.
+    """Write the network to `path`, and return the metadata to add to the file; the outputs are not checked.
 
     Args:
         trained_network: the network.
@@ -237,7 +237,7 @@ def write_onnx(
 def _convert_to_onnx(
     trained_network: TrainedNetwork, path: Path, *, skip_normalization: bool, temperature: float
 ) -> onnx.ModelProto:
-    """Convert the network to ONNX; only its weights are left on disk, in `external_data_path(path)`.
+    """Return the network as an ONNX model; only its weights are written to disk, to `external_data_path(path)`.
 
     The model takes uint8 pixels `(N, h, w, C)`; with `skip_normalization`, normalized float32 `(N, C, h, w)`.
     """
@@ -294,7 +294,7 @@ def _prepend_preprocessing(
 
 
 def insert_preprocessing_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -> None:
-    """Let `graph` compute `pixels`, the input of the model, in place; the input of `graph` becomes the model's."""
+    """Prepend `graph` to `model`, in place: the output `pixels` of `graph` replaces the input `pixels` of `model`."""
     model.graph.initializer.extend(graph.initializer)  # those of the network are not copied
     for field in ("input", "node"):
         values = getattr(model.graph, field)
@@ -304,7 +304,7 @@ def insert_preprocessing_graph(model: onnx.ModelProto, graph: onnx.GraphProto) -
 
 
 def pop_preprocessing_graph(model: onnx.ModelProto, preprocessing: Preprocessing) -> onnx.GraphProto:
-    """Remove the graph that `insert_preprocessing_graph` inserted, in place, and return it."""
+    """Remove from `model`, in place, the graph that `insert_preprocessing_graph` prepended; return this graph."""
     graph = onnx.GraphProto(input=model.graph.input)
     for field in ("node", "initializer"):
         values = list(getattr(model.graph, field))

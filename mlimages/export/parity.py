@@ -161,10 +161,10 @@ class _LogitsComparer:
     compute_logits: ComputeLogits
 
     def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
-        """Compare a file with preprocessing: its logits for the decoded image with those of the network.
+        """Compare the logits of an exported file, which preprocesses the image at `path`, with those of the network.
 
-        If they differ, the file is run again on an image that is already preprocessed, which its resize and crop leave
-        unchanged. The logits then show whether the network or the resize is the cause.
+        If the logits differ, the file is run again on an image that is already preprocessed, which the resize and crop
+        in the file leave unchanged. The logits then show whether the network or the resize is the cause.
         """
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
@@ -183,7 +183,10 @@ class _LogitsComparer:
         return end_to_end if end_to_end.matches else replace(end_to_end, mismatch_cause="resize")
 
     def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
-        """Compare a file without preprocessing: its logits for the normalized image with those of the network."""
+        """Compare the logits of an exported file without preprocessing with those of the network.
+
+        The input of the file is the image at `path`, preprocessed and normalized here.
+        """
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
         comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)

@@ -48,13 +48,13 @@ def compose_preprocessing(image_property: ImageProperty, resize_implementation: 
     crop_size = [image_property.height, image_property.width]
 
     @onnx_function
-    def prepare(image):
+    def preprocess(image):
         size = op.Constant(value_ints=crop_size)
         region, target = get_region_and_size(convert_channels(image), size)
         pixels = crop(resize(region, target), target, size)
         return pixels  # noqa: RET504  # the name of the output
 
-    model: onnx.ModelProto = prepare.to_model_proto()
+    model: onnx.ModelProto = preprocess.to_model_proto()
     return model
 
 
@@ -78,7 +78,7 @@ def _make_shorter_side_function(shorter_px: int) -> OnnxFunction:
 
     @onnx_function
     def get_shorter_side_region_and_size(image, _crop_size):
-        """Return the whole image, and its size scaled to a shorter side of `shorter_px` pixels."""
+        """For the method `shorter`: return the whole image, and its size scaled to a shorter side of `shorter_px`."""
         size = op.Shape(image, start=1, end=3)
         return op.Identity(image), size * shorter_px / op.ReduceMin(size, keepdims=1)
 
@@ -87,13 +87,13 @@ def _make_shorter_side_function(shorter_px: int) -> OnnxFunction:
 
 @onnx_function
 def _get_squash_region_and_size(image, crop_size):
-    """Return the whole image, and the size of the crop: the aspect ratio is not kept."""
+    """For the resize method `squash`: return the whole image, and the size of the crop."""
     return op.Identity(image), op.Identity(crop_size)
 
 
 @onnx_function
 def _get_letterbox_region_and_size(image, crop_size):
-    """Return the whole image, and its size scaled to fit into the crop, which is padded later."""
+    """For the resize method `letterbox`: return the whole image, and its size scaled to fit into the crop."""
     size = op.Cast(op.Shape(image, start=1, end=3), to=DOUBLE)
     scale = op.ReduceMin(op.Cast(crop_size, to=DOUBLE) / size, keepdims=1)
     return op.Identity(image), op.Max(op.Cast(op.Round(size * scale), to=INT64), 1)
@@ -101,7 +101,7 @@ def _get_letterbox_region_and_size(image, crop_size):
 
 @onnx_function
 def _get_downscale_region_and_size(image, crop_size):
-    """Return the largest central region with the crop's aspect ratio, and the size of the crop.
+    """For the method `downscale`: return the largest central region with the crop's aspect ratio, and the crop's size.
 
     If the width or height of the image is smaller than that of the crop, return the whole image, and its own size.
     """
@@ -115,7 +115,7 @@ def _get_downscale_region_and_size(image, crop_size):
 
 @onnx_function
 def _get_original_region_and_size(image, _crop_size):
-    """Return the whole image, and its own size."""
+    """For the resize methods `crop` and `position`, which do not resize: return the whole image, and its own size."""
     return op.Identity(image), op.Shape(image, start=1, end=3)
 
 
@@ -202,6 +202,8 @@ def _resizes_height_first(image, target_size):
 
 
 def _make_operator_resize(mode: str) -> OnnxFunction:
+    """Return a resize with ONNX's operator `Resize` (see `ResizeImplementation`)."""
+
     @onnx_function
     def resize_width_first(image, target_size):
         size = op.Concat(op.Shape(image, start=0, end=1), target_size, op.Shape(image, start=3, end=4), axis=0)
@@ -243,6 +245,7 @@ def _compute_bicubic_weight(distance):
 
 
 def _make_exact_resize(interpolation: str) -> OnnxFunction:
+    """Return a resize that is bit-identical to Pillow's."""
     compute_weight, radius = (
         (_compute_bicubic_weight, 2.0) if interpolation == "bicubic" else (_compute_bilinear_weight, 1.0)
     )
@@ -297,20 +300,19 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return the triangle kernel max(1 - x, 0) at x = distance / (2 * larger_width), times 2 * larger_width.
+    """Return the weight of a pixel, an integer: the triangle kernel max(1 - x, 0), times 2 * larger_width.
 
-    `larger_width` is the larger of the widths before and after the resize. The factors make distance and weight
-    integers.
+    `larger_width` is the larger of the widths before and after the resize. The integer `distance` is x, the distance in
+    units of the filter, times 2 * larger_width.
     """
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return Keys' cubic kernel with a = -0.5 at x = distance / (2 * larger_width), times 2^13.
+    """Return the weight of a pixel, an integer: Keys' cubic kernel of x with a = -0.5, times 2^13, rounded.
 
-    `larger_width` is the larger of the widths before and after the resize. The factors make distance and weight
-    integers.
+    The arguments are those of `_compute_bilinear_integer_weight`. All divisions round down to integers.
     """
     u = op.Min(distance, 4 * larger_width) * 512 / larger_width
     cube = u * u / 16 * u / 16384

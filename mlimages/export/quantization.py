@@ -260,14 +260,16 @@ def _measure_thresholds(
     targets: NDArray[Any],
     is_in_distribution: NDArray[np.bool_],
 ) -> tuple[InDistributionCalibration | None, PredictionSetThresholds | None]:
-    """Return the calibration of `known` and the thresholds of prediction sets, measured on the held-out samples.
+    """Return the calibration of the output `known`, and the thresholds of prediction sets.
 
-    If there are fewer than MIN_CONFORMAL_IMAGES, return those of the original. Each is None if the original has none.
+    Both are measured on the held-out samples. If there are fewer than MIN_CONFORMAL_IMAGES of these, the values of the
+    original are returned. Each is None if the original has none.
 
     Args:
         bundle: the original or a variant.
         probabilities, targets: probabilities without temperature scaling, and targets, of the held-out samples.
-        is_in_distribution: whether the output `known` of each held-out sample is at least 0.5, `(N,)`.
+        is_in_distribution: for each held-out sample, whether its in-distribution score (the output `known`) is at least
+            0.5, `(N,)`.
     """
     known, sets, count = bundle.known, bundle.prediction_sets, len(is_in_distribution)
     if count < MIN_CONFORMAL_IMAGES:

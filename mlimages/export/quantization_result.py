@@ -54,11 +54,12 @@ class Quantization:
         num_in_splits: how many of the `num_images` images are in the model's training set, and how many in its
             validation set. None if unknown: the model file is not in the run folder of its training, which lists both
             sets, or listed images were moved and cannot be recognized.
-        keeps_thresholds: whether the written file keeps the original's thresholds of prediction sets and calibration of
-            `known`. To measure them again, at least 19 images outside the model's training set are required.
+        keeps_thresholds: whether the thresholds of prediction sets, and the calibration of the in-distribution score
+            (the output `known`), were copied from the original instead of being measured again, because there were
+            fewer than 19 images outside the model's training set.
         num_missing_run_images: number of images in the run folder's train.txt and val.txt that do not exist.
-        num_held_out: how many of the `num_images` images are not listed in the run folder's train.txt; all of them if
-            the model file is not in a run folder.
+        num_held_out: how many of the `num_images` images count as held out: those that the run folder's train.txt does
+            not list. If the model file is not in a run folder, the training set is unknown, and all images count.
     """
 
     trials: tuple[VariantTrial, ...]
@@ -77,14 +78,14 @@ class Quantization:
 
     @property
     def training_note(self) -> str:
-        """Note on the images that were also used in training, or that this is unknown; empty if there are none."""
+        """Text on how many of the evaluated images the training used, or that this is unknown; "" if it used none."""
         return describe_training_use(
             self.num_in_splits, score_name=self.score_name, num_missing_images=self.num_missing_run_images
         )
 
     @property
     def thresholds_note(self) -> str:
-        """Note on the thresholds that were not measured again; empty if there are none."""
+        """Text on why the thresholds were not measured again; "" if `keeps_thresholds` is false."""
         if not self.keeps_thresholds:
             return ""
         return (

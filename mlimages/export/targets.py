@@ -91,11 +91,11 @@ images or ONNX's resize, and OpenCV does not accept dynamic sizes."""
 
 
 def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
-    """Load a file in its target runtime for the additional comparison there.
+    """Load an exported file in its target runtime, in which it is compared in addition to ONNX Runtime.
 
     Returns:
-        A function that computes the logits of the file. None if there is no such comparison: the runtime is not
-        installed, cannot run here, or is ONNX Runtime, in which every file is compared anyway.
+        A function that computes the logits of the file. None if the file is not compared in the target runtime, because
+        the runtime is not installed, cannot run here, or is ONNX Runtime itself.
 
     Raises:
         ExportError: the runtime cannot load the file.

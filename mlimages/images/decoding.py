@@ -309,7 +309,7 @@ def _convert_and_reduce(image: Image.Image, options: DecodeOptions) -> tuple[Ima
 
 
 def _composite_onto_background(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
-    """Convert an image to 8-bit RGB; return it, and whether any pixel is transparent."""
+    """Convert an image to 8-bit RGB on the colour `background`; return it, and whether any pixel is transparent."""
     if image.mode.startswith("I") or image.mode == "F":
         from mlimages.images.arrays import scale_to_8_bits  # imports NumPy, as above
 

@@ -56,7 +56,7 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
 
 
 def correct_tiff_pixels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF with 0 as black: a 16-bit image in which 0 is white is inverted, as Pillow does not do it.
+    """Return a decoded TIFF in which 0 is black: invert 16-bit pixels in which 0 is white, since Pillow does not.
 
     Raises:
         ImageError: the pixels are signed bytes, which Pillow reads as unsigned.

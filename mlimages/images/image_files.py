@@ -39,9 +39,10 @@ def find_images(sources: Iterable[Path]) -> Iterator[Path]:
     """Yield the paths of images: each file in `sources`, and the image files in each folder, recursively.
 
     A file in `sources` may have any suffix; the image files of a folder are those with an image suffix, sorted by name.
-    In a local folder, hidden files and folders and images that mlimages wrote are ignored, and a warning gives the
-    number of other files. For a shard (`images-00000.tar`) or a folder of shards, yield the images in the shards, as
-    `mlimages label` reads them.
+    In a local folder, hidden files and folders are ignored. Output images of mlimages, such as a contact sheet, are
+    ignored, too, but not images that `mlimages gather` downloaded. A warning gives the number of files that are not
+    images. For a shard (`images-00000.tar`) or a folder of shards, yield the images in the shards, as `mlimages label`
+    reads them.
     """
     for source in map(as_path, sources):
         with refresh_remote_listings(source):
@@ -125,6 +126,7 @@ def _copy_without_overwriting(source: Path, target: Path) -> None:
 
 
 def _link_if_supported(source: Path, target: Path) -> None:
+    """Create `target` as a hard link to `source`; do nothing if the file system does not support hard links."""
     try:
         os.link(source, target)
     except FileExistsError:

@@ -74,10 +74,10 @@ class LabeledImage:
         return self
 
     def downscale(self, width: int, height: int = 0) -> Self:
-        """Crop the largest central region with the target's aspect ratio, and resize it to `width` x `height` pixels.
+        """Crop the largest central region with the target's aspect ratio, and shrink it to `width` x `height` pixels.
 
-        An image is not resized if its width is below `width` or its height below `height`. Like `crop_from_center`,
-        this method then crops the central `width` x `height` pixels, with black where the image is smaller.
+        An image is never enlarged. If its width is below `width` or its height below `height`, only the central
+        `width` x `height` pixels are cropped, as by `crop_from_center`, with black where the image is smaller.
 
         Args:
             width: width in pixels.

@@ -132,10 +132,10 @@ def raise_if_most_images_missing(
 
 
 def make_reader_pool(first_path: Path | str | None, workers: int | None = None) -> ThreadPool:
-    """Return a pool of threads that read and decode images.
+    """Return a pool of threads that read and decode images; for remote images, the pool has more threads.
 
     Args:
-        first_path: path of the first image, which tells whether the images are remote.
+        first_path: path of the first image, by which all images are assumed to be local or remote; None for local.
         workers: number of threads; by default one per CPU core. For remote images, at least 16 threads are used, even
             if `workers` is lower.
     """

@@ -37,14 +37,16 @@ class JpegScanError(Exception):
 
 
 def decode_strictly(data: bytes, min_size: tuple[int, int]) -> tuple[Image.Image | None, bool]:
-    """Decode a JPEG; return an RGBX image (None if Pillow has to decode it), and whether the file is irregular.
-
-    An irregular file has padding or unusual header values, but intact pixels.
+    """Decode a JPEG with simplejpeg, and raise an error if its compressed pixels are damaged.
 
     Args:
         data: the JPEG file.
         min_size: minimum width and height in pixels; the image is decoded at the smallest scale of 1/8, 2/8 ... 8/8
             that keeps this size.
+
+    Returns:
+        The RGBX image, or None if Pillow has to decode it; and whether the file is irregular: it has padding or unusual
+        header values, but intact pixels.
 
     Raises:
         JpegScanError: the compressed pixels are damaged.

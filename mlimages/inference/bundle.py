@@ -117,8 +117,8 @@ class Provenance:
         accuracy: accuracy on the validation images, or the calibration images of a quantized file, with the bounds of
             its 95 % interval.
         num_evaluated_images: number of images that `accuracy` or `mean_ap` was measured on.
-        num_in_splits: for a quantized file, number of these images that are in the training set of the run, and in its
-            validation set; None if unknown.
+        num_in_splits: for a quantized file, how many of the `num_evaluated_images` images are in the training set of
+            the run, and how many in its validation set; None if unknown.
         mean_ap: mean average precision of a multi-label file, in place of the accuracy, with the bounds of its 95 %
             interval.
         parity: comparison of the outputs in ONNX Runtime with those of the network; None for a quantized file.
@@ -161,9 +161,9 @@ class InDistributionCalibration:
     An image counts as in-distribution if its score is at least 0.5.
 
     Attributes:
-        share: share (0..1) of images like the validation set that count as in-distribution. It is the target (0.95) for
-            which training scaled the score. In a quantized file, it is the share that `quantize` measured on the
-            calibration images; if they were too few, it is still the target.
+        share: share (0..1) of new images, similar to the validation images, that are expected to count as
+            in-distribution. Training scales the score so that this share is 0.95. `quantize` replaces 0.95 by the share
+            measured on the calibration images, unless these are too few.
         count: number of validation images from which the scale was computed, or of calibration images on which the
             share was measured.
     """

@@ -31,7 +31,7 @@ _INVERSE_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return the softmax of `logits / temperature`, both `(N, classes)`."""
+    """Return the softmax of `logits / temperature` over the classes; logits and result are `(N, classes)`."""
     scaled = logits.astype(np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]  # numpy's sum is Any

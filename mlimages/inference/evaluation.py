@@ -126,7 +126,7 @@ class Evaluation:
 
     @property
     def training_note(self) -> str:
-        """Note on the images that were also used in training, or that this is unknown; empty if there are none."""
+        """Text on how many of the evaluated images the training used, or that this is unknown; "" if it used none."""
         num_train, num_val = self.num_in_training_set, self.num_in_validation_set
         return describe_training_use(
             None if num_train is None or num_val is None else (num_train, num_val),

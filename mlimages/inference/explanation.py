@@ -85,7 +85,7 @@ class Explanation:
 
     @property
     def probability(self) -> float:
-        """Probability of this class for the unmasked image (0..1)."""
+        """Probability (0..1) of the class `class_name` for the unmasked image."""
         return self.prediction.probability
 
     @property
@@ -95,7 +95,7 @@ class Explanation:
 
     @property
     def min_probability(self) -> float:
-        """The lowest probability of the class when one region is masked."""
+        """The lowest probability (0..1) of the class `class_name` when one region is masked."""
         return float(self.masked_probabilities.min())
 
     @property
@@ -193,7 +193,7 @@ def explain(
 def run_background_test(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], labels: NDArray[np.int64]
 ) -> BackgroundTest:
-    """Test whether predictions depend on the background, that is, the half of the area that surrounds the image centre.
+    """Test whether predictions depend on the background, that is, the outer half of the image area.
 
     The centre of every image is replaced by the centres of the same `NUM_CENTERS` images, one at a time, so that
     predictions differ only because of the background. The p-value is that of a permutation test of the labels, whose

@@ -204,11 +204,10 @@ class Predictor:
         return results
 
     def decode(self, image: ImageInput) -> tuple[NDArray[np.uint8] | BrokenImage, float]:
-        """Decode an image, and resize and crop it to the network's input size.
+        """Decode, resize and crop an image for the network; return the pixels, and the time taken in seconds.
 
         Returns:
-            The pixels, uint8 `(h, w, C)`, or a BrokenImage if the image cannot be decoded; and the time that this took,
-            in seconds.
+            The pixels, uint8 `(h, w, C)`, or a BrokenImage if the image cannot be decoded; and the seconds.
 
         Raises:
             TypeError: `image` is none of the inputs of `Predictor`.

@@ -52,7 +52,7 @@ class BundleSession:
     def compute_all_outputs(
         self, pixels: Sequence[NDArray[np.uint8]]
     ) -> tuple[*LogitsAndProbabilities, NDArray[np.float32] | None]:
-        """Return logits, probabilities, and in-distribution scores `(N,)`: None if the file has no output `known`."""
+        """Return logits, probabilities and in-distribution scores `(N,)`. The scores are None if the file has none."""
         names = [LOGITS, PROBABILITIES, *([KNOWN] if self.bundle.known else [])]
         images = to_graph_input(pixels, self.bundle.preprocessing.image)
         logits, probabilities, *known = self._session.run(names, {INPUT: images})
@@ -84,9 +84,9 @@ def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImagePro
     """Pad preprocessed images so that the graph's own preprocessing gives the same pixels again: `(N, H, W, 3)`.
 
     The graph resizes and crops each image, as `image_property` specifies. With the resize methods `shorter` and
-    `position`, its crop removes the padding. (With a negative position, it adds black pixels, which are removed here.)
-    The other methods do not change an image that already has the output size, so nothing is padded. Gray pixels are
-    repeated over three channels.
+    `position`, the crop in the graph removes the padding. If `image_property.position` is negative, the graph adds
+    black pixels, so this function removes them first. The other methods do not change an image that already has the
+    output size, so nothing is padded. Gray pixels are repeated over three channels.
 
     Args:
         pixels: preprocessed images, each `(h, w, C)`, such as from `images.load_pixels`.

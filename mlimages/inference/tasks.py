@@ -85,7 +85,7 @@ class SingleLabel:
         return cross_entropy(logits, targets, temperature)
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
-        """Return the calibration error of the most probable class."""
+        """Return the calibration error, with the highest probability of each image as its confidence."""
         return expected_calibration_error(probabilities, targets)
 
     def apply_thresholds(self, probabilities: FloatArray) -> None:

@@ -147,7 +147,7 @@ def _read_coco_value(values: Mapping[str, Any], key: str, list_key: str, path: P
 
 
 def _read_label_studio(tasks: Iterable[Mapping[str, Any]]) -> Iterator[_AnnotatedImage]:
-    """Read choices for whole images (https://labelstud.io/guide/export).
+    """Read the classes of whole images, which Label Studio calls choices (https://labelstud.io/guide/export).
 
     Annotations that the annotator skipped are ignored, as in Label Studio's own converter, although they keep the
     choices that were selected before.

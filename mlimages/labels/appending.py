@@ -78,15 +78,15 @@ def append_to_split(
     by_class_index: bool,
     print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
-    """Append the images of `new_labels` that no split lists; return one label file per path in `split_paths`.
+    """Split the new images of `new_labels`, and append them to an earlier split; return the resulting label files.
 
-    Classes are merged as by `append_labels`.
+    Images that are already in one of `split_files` are not new. Classes are merged as by `append_labels`.
 
     Args:
         split_files: the label files of the earlier split, by path.
         split_paths: paths of the label files to return, one per split. An earlier label file whose path is not among
-            them, such as that of the test set, is neither changed nor returned. A new image that must stay in one split
-            with an image of such a file, such as a near-duplicate of it, is not appended to any file.
+            them, such as that of the test set, is neither changed nor returned. If a new image belongs to the group of
+            an image in that file, for example as a near-duplicate, the new image is not appended to any file.
         split: function that splits a label file into one label file per path. Its second argument contains, by image
             path, the split of each image of the earlier split: the index in `split_paths`, or `len(split_paths)` if the
             label file is not returned.
@@ -141,7 +141,7 @@ def require_writable_labels(
             raise InputError(
                 f"{path} is a link to a file in another folder, where relative paths differ: append to {path.resolve()}"
             )
-        require_writable([path], overwrite=overwrite, appends=_keeps_rows(existing, labels))
+        require_writable([path], overwrite=overwrite, appends=_can_append_lines(existing, labels))
         if names := labels.defined_class_names:
             is_kept = format_added_class_names(definition, names) is not None
             require_writable([definition], overwrite=overwrite, appends=is_kept)
@@ -169,23 +169,26 @@ def write_label_files(
 
 
 def _append(existing: LabelFile, labels: LabelFile, *, overwrite: bool) -> None:
-    """Append the images of `labels` that follow those of `existing` to its file."""
+    """Append to the file of `existing` those images of `labels` that it does not list.
+
+    The first images of `labels` are those of `existing`. If their lines have to change, the file is written again.
+    """
     path, definition, names = existing.path, class_definition_path(existing.path), labels.defined_class_names
-    items, keeps_rows, count = list(labels), _keeps_rows(existing, labels), existing.count_images()[0]
+    items, can_append, count = list(labels), _can_append_lines(existing, labels), existing.count_images()[0]
     added = format_added_class_names(definition, names)
     if names and added is None:  # first, since each class index in the label file must have a name
         write_class_names(definition, names, overwrite=overwrite)
     elif names and added:
         with append_text(definition) as out:
             out.write(added)
-    if not keeps_rows:
+    if not can_append:
         write_label_output(path, items, overwrite=overwrite)
     elif new_items := items[count:]:
         append_rows(path, to_text_items(new_items))
 
 
-def _keeps_rows(existing: LabelFile, labels: LabelFile) -> bool:
-    """Whether `existing` has lines `path label`, and its images have the same class indices in `labels`."""
+def _can_append_lines(existing: LabelFile, labels: LabelFile) -> bool:
+    """Whether the lines of `existing` need not change: they are `path label`, with the class indices of `labels`."""
     labels_by_line = zip(existing.text_items(), labels.text_items(), strict=False)
     return existing.table is None and all(before[1] == after[1] for before, after in labels_by_line)
 
@@ -232,7 +235,7 @@ def _format_classes(label: Label, names: ClassNames) -> str:
 
 
 def _remove_empty_classes(labels: LabelFile, candidates: Collection[str]) -> LabelFile:
-    """Remove those of the named classes that have no images; the other classes are renumbered in order."""
+    """Remove the classes in `candidates` that have no images; the other classes are renumbered in order."""
     names, counts = labels.defined_class_names, labels.count_images()[1]
     kept = [index for index, name in enumerate(names) if name not in candidates or counts[index]]
     if len(kept) == len(names):

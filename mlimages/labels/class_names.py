@@ -70,8 +70,8 @@ def _parse_definition(lines: Sequence[str], path: Path) -> ClassNames:
     return tuple(line_numbers)
 
 
-def parse_class_names(class_names: Sequence[str]) -> ClassNames:
-    """Return class names that were passed as an argument.
+def to_class_names(class_names: Sequence[str]) -> ClassNames:
+    """Convert class names from a caller to a tuple, and check that they are distinct strings.
 
     Raises:
         InputError: two classes have the same name.
@@ -147,10 +147,10 @@ def format_class_definition(class_names: Sequence[str]) -> str:
 
 
 def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
-    """Return `names` in which the class `class_index` is named `name`, unless it already has another name.
+    """Return a copy of `names` in which the class `class_index` has the name `name`.
 
-    If `names` is too short, it is extended; the other added classes are named by their index, such as "3", or
-    "unnamed 3" if another class has this name.
+    A class that already has a name keeps it. If `names` is too short, it is extended; the other added classes are named
+    by their index, such as "3", or "unnamed 3" if another class has this name.
     """
     padded = list(_pad_names(names, [class_index]))
     if padded[class_index] in (str(class_index), f"unnamed {class_index}"):
@@ -182,9 +182,10 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    A file without class names contains only numbers. These are indices in the longest list of names of the other files.
-    One exception: unless the class indices and numbers of all files together are 0 to n - 1, the numbers in a table
-    without a class definition (`may_have_numeric_names`) are themselves class names.
+    A file without class names contains only numbers. They are usually class indices, and refer to the longest list of
+    names of the other files. In a table without a class definition (`may_have_numeric_names`), however, they are class
+    names if the numbers have a gap. They have none if the numbers in all files without class names, together with the
+    indices of all defined classes, are 0, 1, 2 ...
     """
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {

@@ -15,8 +15,8 @@ from mlimages.labels.class_names import (
     add_class_name,
     check_common_classes,
     check_known_classes,
-    parse_class_names,
     reject_similar_class_names,
+    to_class_names,
 )
 from mlimages.labels.descriptions import summarize_labels
 from mlimages.labels.folder_notes import (
@@ -199,7 +199,7 @@ def label_dir_auto(
         TypeError: `class_names` is not a sequence of strings.
     """
     source = _require_folder(as_path(folder))
-    given_names = () if class_names is None else parse_class_names(class_names)
+    given_names = () if class_names is None else to_class_names(class_names)
     root = _find_class_root(source, given_names)
     split_folders = _find_split_folders(root)
     images_by_class = {split: _make_image_iterators(path, leaf=leaf) for split, path in split_folders.items()}
@@ -264,7 +264,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether a folder contains shards or class folders; the subfolders `part-0001` ... of a class do not count."""
+    """Whether a folder contains class folders or shards; subfolders `part-0001` ... of a class are no class folders."""
     return bool(find_shards(folder)) or any(
         not NUMBERED_SUBFOLDER.search(str(path)) for path in _list_image_folders(folder)
     )
@@ -275,7 +275,7 @@ def _list_image_folders(root: Path) -> list[Path]:
 
 
 def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
-    """Return the folder of the class folders: from `root`, enter single subfolders unless they are in `class_names`."""
+    """Return the folder of class folders: from `root`, enter each sole subfolder unless it is in `class_names`."""
     inner = root
     while not find_root_images(inner) and len(inside := _list_image_folders(inner)) == 1:
         if inside[0].name in class_names:

@@ -18,9 +18,9 @@ from mlimages.labels.class_names import (
     class_definition_path,
     is_class_index,
     merge_class_names,
-    parse_class_names,
     read_class_names,
     renumber_items,
+    to_class_names,
 )
 from mlimages.labels.descriptions import render_class_table, summarize_labels
 from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_rows
@@ -61,7 +61,7 @@ class LabelFile:
         self._notes: tuple[str, ...] = ()
         self._options = options or TableOptions()
         self._cached_table: tuple[object, Table | None] | None = None
-        self._items, self._class_names = items, None if class_names is None else parse_class_names(class_names)
+        self._items, self._class_names = items, None if class_names is None else to_class_names(class_names)
         self._text_items: Callable[[], Iterator[tuple[str, Label]]]
         self._text_items = (lambda: to_text_items(items())) if items else self._read_items
 
@@ -184,14 +184,14 @@ class LabelFile:
 
     @property
     def classes(self) -> FileClasses:
-        """The class names, and the class indices that occur."""
+        """The class names, their origin, and the class indices that occur, as `merge_class_names` needs them."""
         names, explicit, labels = self.class_names, self._find_explicit_class_names(), frozenset(self.count_images()[1])
         table = self._detect_table() if explicit is None else None
         has_names, is_table = not all(map(is_class_index, names)), table is not None and not table.has_class_indices
         return FileClasses(names, labels, bool(explicit) or has_names, is_table)
 
     def _find_explicit_class_names(self) -> ClassNames | None:
-        """Return the class names from the constructor or the class definition; None without both."""
+        """Return the class names from the constructor, else those from the class definition; None if there are none."""
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
@@ -199,7 +199,7 @@ class LabelFile:
         return read_class_names(definition) if is_used else None
 
     def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether mlimages wrote the definition, but not this table, and a label of the table is no index in it."""
+        """Whether mlimages wrote the class definition for another table: the labels of this one are not all in it."""
         written = list_written_files(self.path.parent)
         if definition_path.name not in written or self.path.name in written:
             return False
@@ -257,7 +257,7 @@ class LabelFile:
             fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: by image path, the text that is hashed with the seed to order images; by default part of the path.
+            contents: by image path, a text that decides the random order, such as a hash; by default part of the path.
             assigned: by image path, the split index of each image that is already split; its group joins that split.
 
         Raises:

@@ -97,12 +97,14 @@ def reject_invalid_class_names(path: Path, rows: Iterable[LabelRow], *, are_list
 def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may_be_indices: bool) -> bool:
     """Whether numbers among the labels of a file, such as `7`, are class names rather than class indices.
 
+    The first of these rules that applies decides:
+
     - False if a number is not in `names`: then all numbers are indices.
-    - Otherwise, true if `may_be_indices` is false, or if a number is too large to be an index.
-    - Otherwise, false: each number must then be the name of the class with this index, so that both meanings agree.
+    - True if `may_be_indices` is false, or if a number is too large to be an index.
+    - False if each number is the name of the class with this index, so that both meanings agree.
 
     Raises:
-        LabelFileError: in the third case, a number is the name of one class and the index of another.
+        LabelFileError: no rule applies, since a number is the name of one class and the index of another.
     """
     numbers = sorted(set(filter(is_class_index, labels)))
     if not set(numbers) <= set(names):
@@ -182,7 +184,7 @@ def format_label_list(labels: Iterable[str]) -> str:
 
 
 def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[str]:
-    """Return the labels in a cell: a list such as `['cats', 'dogs']`, text with separators such as `cats;dogs`, or one.
+    """Return the labels in a cell, such as `cats`, `cats;dogs` (with the separator `;`) or `['cats', 'dogs']`.
 
     Args:
         separator: `;`, `|` or `,`; "" if the cell contains one label.
@@ -203,7 +205,7 @@ def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[
 
 
 def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that seem to contain several classes, by separator in quotes; lists count as "brackets".
+    """Count the labels that seem to contain several classes, by their form: "brackets", or a quoted separator (`';'`).
 
     A class name may itself contain `|` or `,`. Labels with such a separator are counted only if two labels share
     a part, as `cats|dogs` and `dogs` do.

@@ -104,7 +104,7 @@ class LabelOptions(TableOptions):
             "Regular expression; images whose paths have the same match stay in one split.",
             "Split",
             metavar="REGEX",
-            default_text="near-duplicates",
+            default_text="near-duplicates stay together",
         ),
     ] = ""
     group_by: Annotated[
@@ -137,10 +137,10 @@ class Splitter(Protocol):
 def make_label_files(
     options: LabelOptions, *, split: Splitter, print_note: Callable[[str], None] = lambda _: None
 ) -> tuple[LabelFileSummary, ...]:
-    """Write label files from a folder or another label file, and class folders if `as_folders` is set.
+    """Write label files from a folder or another label file, and class folders if `options.as_folders` is set.
 
-    Without `out` and `split`, a folder is labelled in `FOLDER/labels.txt`, and for a label file only class folders are
-    written.
+    If neither `options.out` nor `options.split` is set, a folder is labelled in `FOLDER/labels.txt`, and for a label
+    file only class folders are written.
 
     Args:
         options: the options of `mlimages label`.
@@ -251,7 +251,7 @@ def _read_source(
     class_names = read_class_names(options.classes) if options.classes else None
 
     def merge_and_print_notes(labels: LabelFile) -> LabelFile:
-        """Return `labels`, with --multi-label after identical images are merged, and print the notes of the result."""
+        """Merge identical images if --multi-label is set; print the notes of the result, and return it."""
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
             print_note(line)

@@ -87,7 +87,7 @@ def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile 
 
 
 def _find_class_roots(labels: LabelFile) -> set[Path]:
-    """Return the folders with the class folders of these images: folders that have the name of the image's class."""
+    """Return the folders that contain class folders: `data`, for an image `data/cats/1.jpg` of the class `cats`."""
     names = labels.class_names
     folders = {(os.path.dirname(path), label) for path, label in labels.text_items()}  # noqa: PTH120  # texts
     classes = (

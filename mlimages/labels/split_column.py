@@ -47,12 +47,16 @@ class SplitColumn:
 def find_split_column(
     path: Path, names: Mapping[int, str], iter_rows: Callable[[], Iterable[Record]]
 ) -> tuple[SplitColumn | None, tuple[str, ...]]:
-    """Return the first column that contains at least two splits; if there is none, a line about each unused column.
+    """Find the first column that contains at least two splits.
 
     Args:
         path: path of the table, for messages.
         names: names of the columns that may contain the splits, by index.
         iter_rows: returns an iterator over all rows; is called a second time for the error message.
+
+    Returns:
+        The column, and an empty tuple. If there is no such column: None, and for each column in `names` that is not
+        blank, a line that says why the column is not used.
 
     Raises:
         LabelFileError: a column names only one split, and some cells name none: these rows may be meant for another

@@ -23,7 +23,7 @@ def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile
 def describe_stale_split_files(
     split_files: Mapping[Path, LabelFile], labels: LabelFile, paths: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a line about each split file that a new split does not replace, although it splits the same images.
+    """Yield a line about each file of the earlier split that is not replaced, although its images are split again.
 
     This happens to NAME_test if a split in three is followed by a split in two.
 

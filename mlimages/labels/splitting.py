@@ -32,9 +32,9 @@ class ImageGroup:
 
     Attributes:
         image_indices: indices of the images in the list that is split.
-        fractional_rank: position in the order of the class, in groups of average size: the number of images before this
-            group, divided by the mean size of the other groups of the class.
-        rounding_offset: random number in [0, 1) of the class, which decides on which side of a cut in it a group is.
+        fractional_rank: number of images before this group in the random order of the class, divided by the mean size
+            of the other groups of the class. If all groups have the same size, it is 0, 1, 2 ...
+        rounding_offset: random number in [0, 1) of the class, which puts a group that contains a cut on one side of it.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """
@@ -46,11 +46,11 @@ class ImageGroup:
     is_majority: bool = False
 
     def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
-        """Return a key that sorts the groups after a cut first, and those before it last.
+        """Return a key that sorts the groups after a cut first, and those before the cut last.
 
-        `fraction_before_cut` of the class is before the cut. The first element is -1 for a group after the cut, 0 for a
-        group that contains it (on the side after it if the second element is at most 0), and 1 for a group before it.
-        It is 2 for a majority group, which stays in the first split: else few images would be left to train on.
+        The cut is at `fraction_before_cut` (0..1) of the class. The first element of the key is -1 for a group after
+        the cut, 0 for one that contains the cut, 1 for one before the cut, and 2 for a majority group, which stays in
+        the first split, for training. A group that contains the cut is put after it if the second element is <= 0.
         """
         if self.is_majority:
             return 2, 0.0
@@ -301,8 +301,8 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
 def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
     """Yield the groups of a class with their ranks, given pairs (image indices, `is_majority`) in random order.
 
-    Groups with `is_majority` are moved to the front. The rank is in groups of average size instead of images, so that a
-    large group is in a small split (such as `test`) with the same probability as a small group.
+    Groups with `is_majority` are moved to the front. Ranks count groups of average size, not images, so that a large
+    group is in a small split (such as `test`) with the same probability as a small group.
     """
     before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
     for indices, is_majority in sorted(groups, key=lambda group: not group[1]):
@@ -334,9 +334,9 @@ def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[
 def _select_groups_after_cut(
     groups: Iterable[ImageGroup], fraction_before_cut: float, min_images: float, max_images: float
 ) -> list[ImageGroup]:
-    """Return the groups after the cut at the fraction `fraction_before_cut` of each class.
+    """Return the groups after the cut; in each class, the fraction `fraction_before_cut` of the images is before it.
 
-    If they have fewer than `min_images` or more than `max_images`, the groups nearest to the cut are added or removed.
+    If they have fewer than `min_images` or more than `max_images` in total, the groups nearest to the cut are moved.
     """
     ordered = sorted(groups, key=lambda group: group.get_sort_key(fraction_before_cut))
     count = sum(group.get_sort_key(fraction_before_cut) <= (0, 0.0) for group in ordered)

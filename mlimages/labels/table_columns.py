@@ -314,7 +314,7 @@ class _TableSample:
 
 
 def _list_candidate_folders(folder: Path) -> list[Path]:
-    """Return the first subfolders of a table's folder; its images are searched for in them."""
+    """Return the subfolders of a table's folder in which to search for images: the first MAX_IMAGE_FOLDERS by name."""
     if not folder.is_dir():
         return []
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

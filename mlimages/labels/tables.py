@@ -73,7 +73,7 @@ class Table:
     unused_column_notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[LabelRow]:
-        """Return an iterator over the rows with a path, a label and, if there is a split column, a split.
+        """Return an iterator over the rows, except those without a path, a label or (with a split column) a split.
 
         If `merges_rows`, there is one row per image and split.
         """
@@ -110,7 +110,7 @@ class Table:
             yield LabelRow(record.line_number, path, label)
 
     def _iter_records(self) -> Iterator[Record]:
-        """Return an iterator over the regular records; if there is a split column, only over those with a split."""
+        """Yield the records, except irregular ones (`is_irregular`) and, with a split column, those without a split."""
         column = self.split_column
         return (record for record in self._iter_regular_records() if column is None or column.get_split(record))
 
