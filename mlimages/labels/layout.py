@@ -91,7 +91,7 @@ def _find_class_roots(labels: LabelFile) -> set[Path]:
     names = labels.class_names
     folders = {(os.path.dirname(path), label) for path, label in labels.text_items()}  # noqa: PTH120  # texts
     classes = (
-        (as_path(NUMBERED_SUBFOLDER.sub("", folder)), names[index])
+        (as_path(NUMBERED_SUBFOLDER.sub("", folder) or "."), names[index])
         for folder, label in folders
         for index in (label if isinstance(label, tuple) else (label,))
     )

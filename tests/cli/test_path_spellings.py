@@ -66,6 +66,15 @@ def test_every_command_reads_the_folder_and_names_it(
         assert re.search(rf"<title>[^<]*\b{name}</title>", page.read_text())
 
 
+@pytest.mark.parametrize("options", ["--label 0", "--class-from [0-9]"])
+def test_images_directly_in_the_current_folder_are_linked_into_class_folders(
+    photos: Path, invoke_cli: RunCli, options: str
+) -> None:
+    out = photos.parent / "linked"
+    run_in(photos / "ants", invoke_cli, f"label . {options} -o ../list.txt --as-folders {out}")
+    assert sorted(path.name for path in out.glob("*/*")) == ["1.jpg", "3.jpg", "5.jpg", "7.jpg"]
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("command", ["mean {} --size 8", "augment {} --size 8 -o ../../out", "show {}"])
 def test_a_split_dataset_is_refused_or_read_however_its_path_is_written(
