@@ -14,6 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mlimages.core import format_examples
+
 logger = logging.getLogger(__name__)
 
 FONT_FAMILIES = (
@@ -91,7 +93,7 @@ def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] 
         logger.warning(
             "no installed font can display %s: PNG files show class indices instead, and HTML pages show the names. "
             "Install %sa font such as Noto Sans",
-            ", ".join(others[:3]) + (", ..." if len(others) > 3 else ""),
+            format_examples(others, 3),
             "" if find_installed_fonts() else "matplotlib and ",
         )
     return [name if has_font else str(n) for name, n, has_font in zip(names, class_indices, drawable, strict=True)]

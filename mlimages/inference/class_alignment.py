@@ -39,7 +39,7 @@ def align_class_indices(labels: LabelFile, bundle: OnnxBundle) -> list[LabeledPa
     if repeated := [name for name, count in Counter(names).items() if count > 1 and name in used]:
         raise InputError(
             f"{bundle.path} has more than one class {repeated[0]!r}: classes are matched by name; export the network "
-            "again with a name of its own for each class"
+            "again with a unique name for each class"
         )
     items = ((LabeledPath(item.path, -1, item.class_indices) if bundle.multi_label else item) for item in labels)
     return [item.renumber_classes(lambda label: indices[given[label]]) for item in items]

@@ -21,7 +21,7 @@ MAX_CLASSES = 1_000_000
 ClassNames = tuple[str, ...]
 """Class names by class index: `names[label]`."""
 
-_UNIQUE = "give each class a name of its own"
+_UNIQUE = "give each class a unique name"
 
 
 def class_definition_path(label_file: str | os.PathLike[str]) -> Path:
@@ -274,8 +274,8 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
         if split != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             folder, train = split_folders[split], split_folders["train"]
             raise InputError(
-                f"{folder} ({', '.join(list(own)[:3])}) and {train} have no class in common: label only {train}, and "
-                f"label {folder} by a table or with --class-from"
+                f"{folder} ({format_examples(list(own), 3)}) and {train} have no class in common: label only {train}, "
+                f"and label {folder} by a table or with --class-from"
             )
 
 

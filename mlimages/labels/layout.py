@@ -55,8 +55,7 @@ def write_class_folders(
     others += [target for target, source in targets.items() if not _can_place_image(source, target, copy=copy)]
     if others:
         raise InputError(
-            f"{root} contains {pluralize(len(others), 'file')} of other labels (such as {others[0]}): use an empty "
-            "folder"
+            f"{root} contains {pluralize(len(others), 'other file')}, such as {others[0]}: use an empty folder"
         )
     for target, source in targets.items():
         _link_or_copy(source, target, copy=copy)

@@ -352,7 +352,7 @@ def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, kno
     ("names", "shown"),
     [
         (["train/n1/images/1.jpg", "train/n2/images/2.jpg", "val/images/3.jpg"], "images"),  # as Tiny ImageNet
-        (["train/a/1.jpg", "train/b/1.jpg", *(f"test/c{n}/1.jpg" for n in range(4))], "c0, c1, c2"),
+        (["train/a/1.jpg", "train/b/1.jpg", *(f"test/c{n}/1.jpg" for n in range(4))], "c0, c1, c2 ..."),
     ],
 )
 def test_parts_without_a_class_of_train_are_no_parts(tmp_path: Path, names: list[str], shown: str) -> None:
