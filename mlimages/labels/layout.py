@@ -22,6 +22,7 @@ from mlimages.core import (
 from mlimages.labels.folder_notes import NUMBERED_SUBFOLDER
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import normalize_class_name
+from mlimages.labels.shards import is_shard
 
 _MAX_NAME_BYTES = 240
 """Maximum length of a folder name without a suffix such as `_2`; most file systems allow 255 bytes in total."""
@@ -78,6 +79,7 @@ def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile 
     out = require_local_path(folder).resolve()
     for source in sources:
         for root in _find_class_roots(source) if isinstance(source, LabelFile) else {as_path(source)}:
+            root = root.parent if is_shard(root) else root
             if not is_remote(root) and root.is_dir() and out.is_relative_to(root.resolve()):
                 raise InputError(
                     f"{folder} is inside {root}, where its images would later be read as part of the dataset: "

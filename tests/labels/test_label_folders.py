@@ -1,5 +1,6 @@
 """Layouts of folders that people have, read as what they are or refused with what to do."""
 
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -114,6 +115,18 @@ def test_the_class_folders_of_a_label_file_are_a_dataset(tmp_path: Path, folder:
     touch(tmp_path, *(f"photos/{folder.format(name)}/1.jpg" for name in ("ant", "bee")))
     labels = open_labels(tmp_path / "photos", table).write(tmp_path / "all.txt")
     with pytest.raises(InputError, match=f"new is inside {tmp_path}/photos, where"):
+        require_outside_dataset(tmp_path / "photos/new", labels)
+    require_outside_dataset(tmp_path / "new", labels)
+
+
+def test_the_folder_of_the_shards_of_a_label_file_is_a_dataset(tmp_path: Path) -> None:
+    touch(tmp_path, *(names := ("ant/1.jpg", "bee/1.jpg")))
+    (tmp_path / "photos").mkdir()
+    with tarfile.open(tmp_path / "photos/images-00000.tar", "w") as shard:
+        for name in names:
+            shard.add(tmp_path / name, name)
+    labels = open_labels(tmp_path / "photos").write(tmp_path / "all.txt")
+    with pytest.raises(InputError, match=f"new is inside {tmp_path}/photos, where"):  # `label photos` would read `new`
         require_outside_dataset(tmp_path / "photos/new", labels)
     require_outside_dataset(tmp_path / "new", labels)
 
