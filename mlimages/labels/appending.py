@@ -26,7 +26,7 @@ from mlimages.labels.class_names import (
 )
 from mlimages.labels.formats import Label
 from mlimages.labels.label_file import LabelFile, merge_classes
-from mlimages.labels.label_output import append_rows, append_text, to_text_items, write_label_output
+from mlimages.labels.label_output import append_rows, append_text, write_label_output
 from mlimages.labels.scanning import make_path_resolver
 
 _format_examples = partial(format_examples, max_count=3, separator="; ")
@@ -184,7 +184,7 @@ def _append(existing: LabelFile, labels: LabelFile, *, overwrite: bool) -> None:
     if not can_append:
         write_label_output(path, items, overwrite=overwrite)
     elif new_items := items[count:]:
-        append_rows(path, to_text_items(new_items))
+        append_rows(path, new_items)
 
 
 def _can_append_lines(existing: LabelFile, labels: LabelFile) -> bool:

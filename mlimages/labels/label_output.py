@@ -41,8 +41,8 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
         InputError: a class definition cannot contain one of the class names.
     """
     check_class_names(class_definition_path(path), class_names)
-    with atomic_write(path) as temporary_path:
-        count = _write_rows(temporary_path, path, items)
+    with atomic_write(path) as part, part.open("w", encoding="utf-8") as out:
+        count = _write_rows(out, path, items)
     if class_names:
         write_text(class_definition_path(path), format_class_definition(class_names))
     return count
@@ -60,17 +60,17 @@ def write_label_output(
     definition = class_definition_path(path)
     check_class_names(definition, class_names)
     require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)
-    with write_output(path, overwrite=overwrite) as temporary_path:
-        count = _write_rows(temporary_path, path, items)
+    with write_output(path, overwrite=overwrite) as part, part.open("w", encoding="utf-8") as out:
+        count = _write_rows(out, path, items)
     if class_names:
         write_class_names(definition, class_names, overwrite=overwrite)
     return count
 
 
-def append_rows(path: Path, items: Iterable[tuple[str, Label]]) -> None:
+def append_rows(path: Path, items: Iterable[LabeledPath]) -> None:
     """Append images to a label file of `path label` lines, whose other lines stay as they are."""
     with append_text(path) as out:
-        write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in items))
+        _write_rows(out, path, items)
 
 
 @contextmanager
@@ -90,14 +90,13 @@ def append_text(path: Path) -> Iterator[TextIO]:
         yield out
 
 
-def _write_rows(temporary_path: Path, path: Path, items: Iterable[LabeledPath]) -> int:
-    """Write rows to a temporary file, which will replace the label file `path`; return the number of images.
+def _write_rows(file: TextIO, path: Path, items: Iterable[LabeledPath]) -> int:
+    """Write images to a temporary copy of the label file `path`; return their number.
 
     The suffix of `path` determines the format, and image paths are relative to its folder.
     """
     text_items = items.text_items() if isinstance(items, SupportsTextItems) else to_text_items(items)
-    with temporary_path.open("w", encoding="utf-8") as out:
-        return write_rows(out, path, ((relative_name(name, path.parent), label) for name, label in text_items))
+    return write_rows(file, path, ((relative_name(name, path.parent), label) for name, label in text_items))
 
 
 def to_text_items(items: Iterable[LabeledPath]) -> Iterator[tuple[str, Label]]:
