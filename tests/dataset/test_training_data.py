@@ -201,6 +201,17 @@ def test_class_means_are_drawn_below_their_names(labels: LabelFile, tmp_path: Pa
     assert np.allclose(sheet[16:, :16], means[0].transpose(1, 2, 0), atol=0.51)
 
 
+@pytest.mark.parametrize("name", ["m.npy", "m.json"])
+def test_no_file_of_a_mean_image_is_written_if_one_of_them_may_not_be_replaced(
+    labels: LabelFile, tmp_path: Path, name: str
+) -> None:
+    result = compute_mean(labels, PROP)
+    (tmp_path / name).write_text("by hand")
+    with pytest.raises(InputError, match=f"{name} exists and was not written by mlimages"):
+        result.write(tmp_path / "m.png")
+    assert [path.name for path in tmp_path.glob("m.*")] == [name]
+
+
 def test_paths_of_every_kind_are_taken(labels: LabelFile, tmp_path: Path) -> None:
     expected = TrainingData(labels, PROP).make_mean_image(tmp_path / "mean.png")
     for kind in (str, Path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.core import BrokenImage, ClassScore, Fault, Prediction, atomic_write
+from mlimages.core import BrokenImage, ClassScore, Fault, Prediction, atomic_write, write_text_output
 from mlimages.images import copy_by_class, find_images, image_files
 from mlimages.labels import IMAGE_SUFFIXES
 
@@ -42,6 +42,16 @@ def test_a_folder_holds_the_files_with_an_image_suffix_sorted_and_recursively_bu
     skipped = "skipped files whose suffix is not that of an image (number by suffix)"
     assert caplog.messages == [f"{folder}: {skipped}: 1 .part, 1 without a suffix, 1 .txt"]
     assert list(find_images([])) == list(find_images([made(tmp_path / "none", "a.txt")])) == []
+
+
+def test_an_image_that_mlimages_wrote_into_a_folder_is_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(tmp_path, "a.png")
+    sheet = tmp_path / "sheet.png"
+    write_text_output(sheet, "")
+    assert list(find_images([tmp_path, sheet])) == [tmp_path / "a.png", sheet]
+    assert caplog.messages == [f"{tmp_path}: skipped images that mlimages wrote: 1"]
 
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))

@@ -105,6 +105,13 @@ def test_a_class_is_added_to_a_class_definition_in_its_form(
     require_protected(folder, invoke_cli, path.name, "own.txt")
 
 
+def test_an_empty_class_definition_gets_class_indices(folder: Path, invoke_cli: RunCli) -> None:
+    for name in ("own.txt", "own_class_def.txt"):
+        (folder / name).touch()
+    invoke_cli("label", "new", "-o", "own.txt", "--append")
+    assert (folder / "own_class_def.txt").read_text() == "0 dog\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "definition"),
     [

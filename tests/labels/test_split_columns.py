@@ -72,7 +72,9 @@ def test_rows_that_name_no_split_are_left_out_and_counted(
 def test_the_splits_that_a_column_names(
     tmp_path: Path, column: str, cells: tuple[str, ...], expected: dict[str, str]
 ) -> None:
-    assert images_by_split(write_table(tmp_path, column, cells)) == expected
+    table = write_table(tmp_path, column, cells)
+    assert images_by_split(table) == expected
+    assert any("left out" in note for note in LabelFile(table).notes) == ("" in cells)
 
 
 @pytest.mark.parametrize(
