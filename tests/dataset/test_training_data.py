@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,15 +202,20 @@ def test_class_means_are_drawn_below_their_names(labels: LabelFile, tmp_path: Pa
     assert np.allclose(sheet[16:, :16], means[0].transpose(1, 2, 0), atol=0.51)
 
 
-@pytest.mark.parametrize("name", ["m.npy", "m.json"])
+@pytest.mark.parametrize("name", ["m.npy", "m.json", "m_per_class.png", "labels_used_in_mean.txt"])
 def test_no_file_of_a_mean_image_is_written_if_one_of_them_may_not_be_replaced(
     labels: LabelFile, tmp_path: Path, name: str
 ) -> None:
-    result = compute_mean(labels, PROP)
     (tmp_path / name).write_text("by hand")
-    with pytest.raises(InputError, match=f"{name} exists and was not written by mlimages"):
-        result.write(tmp_path / "m.png")
-    assert [path.name for path in tmp_path.glob("m.*")] == [name]
+    before = sorted(tmp_path.iterdir())
+    writers: list[Callable[[Path], object]] = [
+        partial(TrainingData(labels, PROP).make_mean_image, per_class=True),
+        *[compute_mean(labels, PROP).write] * name.startswith("m."),
+    ]
+    for write in writers:
+        with pytest.raises(InputError, match=f"{name} exists and was not written by mlimages"):
+            write(tmp_path / "m.png")
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_paths_of_every_kind_are_taken(labels: LabelFile, tmp_path: Path) -> None:
