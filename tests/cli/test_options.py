@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mlimages.__main__ import main
 from mlimages.cli import main as cli
 from mlimages.cli.options import SectionedHelpCommand, takes_options
-from mlimages.core import MAX_SEED, InputError, option_fields
+from mlimages.core import MAX_SEED, InputError, TqdmProgress, option_fields
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
 
@@ -165,6 +165,18 @@ def test_ctrl_c_in_a_finalizer_ends_the_command_too(
     monkeypatch.setattr(threading.Thread, "start", start_slowly)
     run_main(command, "check", "labels.txt")
     assert capsys.readouterr().err == "mlimages: interrupted; run the same command again to resume\n"
+
+
+def test_the_message_of_an_interruption_follows_a_progress_bar_on_a_line_of_its_own(
+    capsys: pytest.CaptureFixture[str], run_main: Callable[..., None]
+) -> None:
+    def command() -> None:
+        progress = TqdmProgress()
+        progress.start("decode", 3, "images")
+        raise KeyboardInterrupt
+
+    run_main(command, "show")
+    assert capsys.readouterr().err.endswith("\nmlimages: interrupted\n")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -166,13 +167,13 @@ def test_a_file_is_replaced_where_the_file_system_has_fixed_permissions(
 
 
 WRITES_FOR_EVER = """
-import sys, time
+import sys
 from pathlib import Path
 from mlimages.core import atomic_write, temporary_folder_beside
 with atomic_write(Path("report.html")) as part, temporary_folder_beside(Path("report.html")) as folder:
     (folder / "model.onnx").touch()
     print(part.name, folder.name, flush=True)
-    time.sleep(100)
+    sys.stdin.read()
 """
 
 
@@ -183,10 +184,11 @@ def test_the_next_write_removes_what_killed_processes_left_but_nothing_of_a_pers
     for name in theirs:
         (tmp_path / name).write_text("a person's work")
     words = [sys.executable, "-c", WRITES_FOR_EVER]
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as killed:
+    start = partial(subprocess.Popen, words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with start() as killed:
         killed_names = killed.stdout.readline().split() if killed.stdout else []
         killed.kill()
-    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as running:
+    with start() as running:
         running_names = running.stdout.readline().split() if running.stdout else []
         assert {path.name for path in tmp_path.iterdir()} == {*theirs, *running_names}
         write_text(tmp_path / "other.txt", "")
