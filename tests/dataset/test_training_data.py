@@ -203,19 +203,19 @@ def test_class_means_are_drawn_below_their_names(labels: LabelFile, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["m.npy", "m.json", "m_per_class.png", "labels_used_in_mean.txt"])
-def test_no_file_of_a_mean_image_is_written_if_one_of_them_may_not_be_replaced(
+def test_a_mean_image_is_written_only_if_all_its_files_may_be_replaced(
     labels: LabelFile, tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).write_text("by hand")
     before = sorted(tmp_path.iterdir())
-    writers: list[Callable[[Path], object]] = [
-        partial(TrainingData(labels, PROP).make_mean_image, per_class=True),
-        *[compute_mean(labels, PROP).write] * name.startswith("m."),
-    ]
+    make = partial(TrainingData(labels, PROP).make_mean_image, per_class=True)
+    writers: list[Callable[[Path], object]] = [make, *[compute_mean(labels, PROP).write] * name.startswith("m.")]
     for write in writers:
         with pytest.raises(InputError, match=f"{name} exists and was not written by mlimages"):
             write(tmp_path / "m.png")
         assert sorted(tmp_path.iterdir()) == before
+    make(tmp_path / "m.png", overwrite=True)
+    assert (tmp_path / name).read_bytes() != b"by hand"
 
 
 def test_paths_of_every_kind_are_taken(labels: LabelFile, tmp_path: Path) -> None:
