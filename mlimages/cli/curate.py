@@ -19,7 +19,15 @@ from mlimages.cli.hints import (
     read_splits,
     to_cli_args,
 )
-from mlimages.cli.options import FORCE, IMAGE_SIZE_HELP, LABELS, SKIP_UNAVAILABLE, make_image_property, takes_options
+from mlimages.cli.options import (
+    FORCE,
+    GRAY,
+    IMAGE_SIZE_HELP,
+    LABELS,
+    SKIP_UNAVAILABLE,
+    make_image_property,
+    takes_options,
+)
 from mlimages.core import Resize, as_path, format_size, parse_size, pluralize, require_writable
 from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions
 
@@ -271,7 +279,7 @@ def mean(
         help="Resize method; shorter: resize the shorter side, then crop the centre.",
         show_default="shorter",
     ),
-    gray: bool = typer.Option(False, "--gray", help="Convert images to grayscale."),
+    gray: bool = GRAY,
     model: str = typer.Option(
         "", "--model", metavar="NAME|RUN", help="Use the preprocessing of this network or run folder."
     ),
@@ -303,40 +311,33 @@ def mean(
     from mlimages.dataset import TrainingData
 
     require_engine_installed(engine)
-    out = as_path(out)
-    size = size or ("" if model else "224")
-    finetune_options = {"model": model, "size": size, "resize": resize, "gray": gray}
+    out, size = as_path(out), size or ("" if model else "224")
+    settings = {"model": model, "size": size, "resize": resize, "gray": gray}
     if model:
-        if (size or resize or gray) and Path(model).is_dir():
+        if (size or resize or gray is not None) and Path(model).is_dir():
             raise typer.BadParameter(
                 "a run folder cannot be combined with --size, --resize or --gray", param_hint="--model"
             )
         from mlimages.training import get_image_property, read_config
 
         sides = parse_size(size) if size else None
-        image_property = get_image_property(model, size=sides, resize=resize, gray=gray or None)
+        image_property = get_image_property(model, size=sides, resize=resize, gray=gray)
         if Path(model).is_dir():
             run, size = read_config(model), format_size(image_property.width, image_property.height)
-            finetune_options = {"model": run.model, "size": size, "resize": run.resize, "gray": run.gray}
-            finetune_options["no_gray"] = run.gray is False
+            settings = {"model": run.model, "size": size, "resize": run.resize, "gray": run.gray}
     else:
-        image_property = make_image_property(size, resize=resize or "shorter", gray=gray)
+        image_property = make_image_property(size, resize=resize or "shorter", gray=bool(gray))
+    settings["no_gray"] = settings["gray"] is False
     data = TrainingData(read_labels(source, table_options), image_property)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
-            out,
-            per_class=per_class,
-            overwrite=force,
-            pool=pool,
-            skip_unavailable=skip_unavailable,
+            out, per_class=per_class, overwrite=force, pool=pool, skip_unavailable=skip_unavailable,
             progress=TqdmProgress(),
-        )
+        )  # fmt: skip
     figures = {
-        "mean": mean_image.channel_mean,
-        "std": mean_image.channel_std,
-        "count": mean_image.num_images,
-        "broken": len(mean_image.broken_images),
-    }
+        "mean": mean_image.channel_mean, "std": mean_image.channel_std,
+        "count": mean_image.num_images, "broken": len(mean_image.broken_images),
+    }  # fmt: skip
     if as_json:
         print_as_json({**figures, "path": str(out)})
         return
@@ -345,5 +346,5 @@ def mean(
         " ".join(f"{value:.1f}" for value in values) for values in (mean_image.channel_mean, mean_image.channel_std)
     )
     print(f"per channel: mean {mean_text}, std {std_text}")
-    options = [*to_cli_args(table_options), *find_validation_option(source), *to_cli_args(finetune_options)]
+    options = [*to_cli_args(table_options), *find_validation_option(source), *to_cli_args(settings)]
     print_next_command("finetune", source, *options, "--mean", out.with_suffix(".npy"))

@@ -339,5 +339,6 @@ def _check_std_and_load_mean(config: FineTuneConfig, model: Model, custom: Custo
 def _format_mean_command(config: FineTuneConfig, image: ImageProperty) -> str:
     """Return the command that computes a mean image for the network, with the settings of the run."""
     options = ["--size", format_size(image.width, image.height)] if config.size else []
-    options += ["--resize", image.resize] * bool(config.resize) + ["--gray"] * bool(config.gray)
+    options += ["--resize", image.resize] * bool(config.resize)
+    options += ["--gray" if config.gray else "--no-gray"] * (config.gray is not None)
     return format_command("mean", "LABELS", "--model", config.model, *options)

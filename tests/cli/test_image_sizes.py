@@ -68,6 +68,20 @@ def test_the_command_after_mean_trains_with_the_mean_image(
     assert "recreate it" not in caplog.text
 
 
+def test_a_mean_image_in_colour_is_advised_for_a_network_whose_default_is_gray(
+    data: Path, invoke_cli: RunCli, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["finetune", "data", "--model", "lenet5", "--no-gray", "--epochs", "1", "--mean", "m.npy", "-o", "run"]
+    invoke_cli(*["mean", "data", "--size", "64", "-o", "m.png"])
+    assert invoke_cli(*words, check=False).returncode == 1
+    assert "recreate it with `mlimages mean LABELS --model lenet5 --no-gray`" in caplog.text
+    caplog.clear()
+    ended = invoke_cli(*["mean", "data", "--model", "lenet5", "--no-gray", "-o", "m.png"])
+    assert ended.stderr.endswith("next: mlimages finetune data --model lenet5 --no-gray --mean m.npy\n")
+    invoke_cli(*words)
+    assert "recreate it" not in caplog.text
+
+
 def test_a_run_folder_has_its_own_size(data: Path, invoke_cli: RunCli) -> None:
     refused = invoke_cli("mean", "data", "--model", "data", "--size", "8", check=False)
     assert (refused.returncode, "a run folder cannot be combined" in refused.stderr) == (2, True)
