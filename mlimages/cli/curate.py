@@ -110,7 +110,7 @@ def _make_class_warnings(file: LabelFileSummary, *, is_split: bool) -> list[str]
         return [f"{file.path}: no images{advice * is_split}"]
     absent = [name for name in file.rare_classes if is_split and not file.class_counts[name]]
     few = [name for name in file.rare_classes if name not in absent]
-    rare = [f"{file.path}: fewer than two images of {', '.join(few)}"] * bool(few)
+    rare = [f"{file.path}: fewer than two images of {'each of ' * (len(few) > 1)}{', '.join(few)}"] * bool(few)
     rare += [f"{file.path}: no images of {', '.join(absent)}{advice}"] * bool(absent)
     has_one_class = len(file.class_counts) == 1 and not file.is_multi_label
     return rare + [f"{file.path}: only one class: a classifier needs at least two"] * has_one_class

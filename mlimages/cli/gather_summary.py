@@ -37,8 +37,8 @@ def explain_why_no_images(summary: GatherSummary) -> str:
         return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS_MESSAGE
     advice = [*_advise_on_failures(summary), *(_advise_on_unfinished_links(summary) if summary.open else [])]
     if summary.open == summary.failed:
-        subject = "the only link is" if summary.open == 1 else f"all {summary.open} links are"
-        return f"{subject} unfinished: {'; '.join(advice)}"
+        subject = "the only link" if summary.open == 1 else f"all {summary.open} links"
+        return f"{subject} could not be downloaded yet: {'; '.join(advice)}"
     return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
 
 

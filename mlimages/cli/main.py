@@ -196,6 +196,8 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"mlimages: {where}{error.strerror or error}", file=sys.stderr)
+        is_file = isinstance(error, FileExistsError) and Path(error.filename).is_file()
+        problem = "this is a file, not a folder" if is_file else error.strerror or error
+        print(f"mlimages: {where}{problem}", file=sys.stderr)
         sys.exit(1)
     sys.exit(0)

@@ -54,7 +54,7 @@ def _describe_unknown(bundle: OnnxBundle) -> str:
     reasons = []
     if known := bundle.known:
         share = format_percent(1 - known.share, 0)
-        reasons.append(f"unlike the training images (wrong for about {share} of the images of your classes)")
+        reasons.append(f"unlike the training images (as are about {share} of the images of your classes)")
     if bundle.unknown_below:
         reasons.append(f"with a probability below {format_percent(bundle.unknown_below)}")
     return ", or ".join(reasons)

@@ -191,8 +191,8 @@ class Normalization:
         """
         if self.mean_image and mean_image is None:
             raise InputError(
-                f"mean_image of Normalization is {self.mean_image!r}, a name that is not read: pass the file or array "
-                "as TrainingData(mean_image=), TrainedNetwork(mean_image=) or FineTuneConfig(mean=)"
+                f"Normalization(mean_image={self.mean_image!r}) is only the name of a file, which is not loaded: pass "
+                "the file or array as TrainingData(mean_image=), TrainedNetwork(mean_image=) or FineTuneConfig(mean=)"
             )
 
     def check_channels(self, image: ImageProperty) -> None:

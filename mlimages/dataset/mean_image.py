@@ -180,8 +180,8 @@ def compute_mean(
     count = _count_images(counts)
     raise_if_most_images_missing(broken, count + len(broken))
     if not counts:
-        detail = f"first: {broken[0].path}: {broken[0].fault}" if broken else "the label file is empty"
-        raise InputError(f"cannot compute a mean of {pluralize(len(broken), 'image')}: none can be used ({detail})")
+        reason = f"no image can be decoded (first: {broken[0].path}: {broken[0].fault})" if broken else "no images"
+        raise InputError(f"cannot compute a mean image: {reason}")
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
         total += class_sum

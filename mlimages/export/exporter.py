@@ -23,7 +23,6 @@ from mlimages.core import (
     find_f1_thresholds,
     is_remote,
     is_unchanged_output,
-    pluralize,
     require_writable,
     temporary_folder_beside,
     wilson_interval,
@@ -157,7 +156,7 @@ def export_network(
         if not outputs.labeled_paths:
             raise InputError(f"{_explain_lack_of_images(items)}: --calibrate and --unknown require validation images")
     if not outputs.labeled_paths:
-        logger.warning("%s: the file will not be compared with the network", _explain_lack_of_images(items))
+        logger.warning("%s: the ONNX file will not be compared with the network", _explain_lack_of_images(items))
     if trained_network.multi_label:
         decision_parameters, provenance = _choose_class_thresholds(outputs, provenance or Provenance())
     else:
@@ -203,7 +202,9 @@ def _explain_lack_of_images(items: Sequence[LabeledPath]) -> str:
     """Return why no image was decoded: there are none, or none of them can be read."""
     if not items:
         return "there are no validation images"
-    return f"none of {pluralize(len(items), 'validation image')} can be read (the first is {items[0].path})"
+    if len(items) == 1:
+        return f"the only validation image, {items[0].path}, cannot be read"
+    return f"none of the {len(items)} validation images can be read (the first is {items[0].path})"
 
 
 def _move_exported_files(path: Path, out: Path, *, overwrite: bool) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool
+from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool, format_percent
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, ParityResult, Task, compute_relative_difference, to_graph_input
@@ -147,8 +147,8 @@ class _ImageComparison:
         )
         return (
             "the outputs of the ONNX file do not match the network's; the largest difference is for "
-            f"{self.path}: the network predicts {network}, the file {file}, and a logit differs by "
-            f"{self.relative_difference:.2g} times the largest logit; nothing was written"
+            f"{self.path}: the network predicts {network}, the file {file}; the logits differ by up to "
+            f"{format_percent(self.relative_difference)} of the largest one; nothing was written"
         )
 
 

@@ -68,10 +68,12 @@ class Explanation:
     def __str__(self) -> str:
         before, after = f"{self.probability:.2f}", f"{self.min_probability:.2f}"
         is_none = self.known is False or self.prediction.labels == ()
-        name = f"none of these (nearest: {self.class_name})" if is_none else self.class_name
+        name, of = self.class_name, ""
+        if is_none:
+            name, of = f"none of these (nearest: {name})", f" of {name}"
         if after >= before:
-            return f"{name}: probability {before}; hiding a region does not lower the probability"
-        return f"{name}: probability falls from {before} to {after} when the {self.most_influential_region} is hidden"
+            return f"{name}: probability{of} {before}; hiding a region does not lower it"
+        return f"{name}: probability{of} falls from {before} to {after} if the {self.most_influential_region} is hidden"
 
     @property
     def path(self) -> str:
@@ -173,7 +175,7 @@ def explain(
 
     Example:
         >>> print(explain(Predictor("model.onnx"), "a.jpg"))  # doctest: +SKIP
-        ants: probability falls from 0.94 to 0.31 when the centre is hidden
+        ants: probability falls from 0.94 to 0.31 if the centre is hidden
     """
     check_at_least(1, workers=workers, grid=grid_size)
     predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)

@@ -274,8 +274,8 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
         if split != "train" and own and "train" in classes and not own.keys() & classes["train"].keys():
             folder, train = split_folders[split], split_folders["train"]
             raise InputError(
-                f"{folder} ({format_examples(list(own), 3)}) and {train} have no class in common: label only {train}, "
-                f"and label {folder} by a table or with --class-from"
+                f"{folder} and {train} have no class in common ({folder} has {format_examples(list(own), 3)}): label "
+                f"only {train}, and label {folder} by a table or with --class-from"
             )
 
 

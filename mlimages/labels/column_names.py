@@ -38,6 +38,9 @@ def rank_path_column(name: str) -> int:
 
 
 def suggest_table_options(columns: Sequence[str]) -> str:
-    """Return a hint about the options that specify how to read a table with these columns."""
+    """Return a hint about the options that specify how to read a table with these columns: paths first, then labels."""
     names = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
-    return f"use --path-column or --label-column (columns: {names}), --images DIR, --suffix .png or --class-from REGEX"
+    return (
+        "specify the paths with --path-column, --images DIR or --suffix .png, the labels with --label-column or "
+        f"--class-from REGEX (columns: {names})"
+    )

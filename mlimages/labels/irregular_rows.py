@@ -70,12 +70,12 @@ def describe_irregular_rows(path: Path, records: Iterable[Record], column_names:
         ("row", too_long, f" with more than {num_cells}", too_long_advice),
     )
     return tuple(
-        f"{path}: left out: {pluralize(len(numbers), noun)}{kind} (row {format_row_numbers(numbers)}){hint}"
+        f"{path}: left out: {pluralize(len(numbers), noun)}{kind} ({format_row_numbers(numbers)}){hint}"
         for noun, numbers, kind, hint in details
         if numbers
     )
 
 
 def format_row_numbers(numbers: Sequence[int]) -> str:
-    """Return the first numbers as text."""
-    return format_examples(list(map(str, numbers)))
+    """Return the first numbers as text, such as `rows 2, 5` or `row 2`."""
+    return f"row{'s' * (len(numbers) > 1)} {format_examples(list(map(str, numbers)))}"

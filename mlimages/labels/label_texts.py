@@ -114,8 +114,8 @@ def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may
     for number in numbers:
         if names[int(number)] != number:
             raise LabelFileError(
-                f"{path}: label {number} may be a class name, or the index of the class named {names[int(number)]!r}: "
-                "use words as class names, in the label file and in the class definition"
+                f"{path}: label {number} may mean the class named {number!r}, or the class with this index, which is "
+                f"named {names[int(number)]!r}: use words as class names, in the label file and in the class definition"
             )
     return False
 

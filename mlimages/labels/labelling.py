@@ -231,7 +231,7 @@ def _check_option_combinations(options: LabelOptions, source: Path, target: Path
     are_given = (bool(options.class_from), options.class_index is not None, options.leaf, options.classes is not None)
     given = list(compress(("--class-from", "--label", "--leaf", "--classes"), are_given))
     if source.is_dir() and len(given) > 1 and given != ["--leaf", "--classes"]:
-        raise InputError(f"{', '.join(given)}: only one of these options applies to a folder: choose one")
+        raise InputError(f"{', '.join(given)} cannot be combined for a folder: choose one of them")
     if not source.is_dir():
         get_supported_suffix(source)
         if {"--label", "--leaf"} & set(given):

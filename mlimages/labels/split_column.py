@@ -41,7 +41,7 @@ class SplitColumn:
             return ""
         numbers = [record.line_number for record in records if not self.get_split(record)]
         rows = f"{pluralize(len(numbers), 'row')} without train, val or test in column {self.name}"
-        return f"{rows} ({_format_values(self.other_values)}; row {format_row_numbers(numbers)})"
+        return f"{rows} ({_format_values(self.other_values)}; {format_row_numbers(numbers)})"
 
 
 def find_split_column(

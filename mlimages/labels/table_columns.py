@@ -310,7 +310,10 @@ class _TableSample:
             return lowered.index(column.strip().lower())
         if column.strip().isdecimal() and 0 < int(column) <= self.num_columns:
             return int(column) - 1
-        raise InputError(f"{self.path} has no column {column!r}; its columns: {', '.join(self.first_row)}")
+        columns = ", ".join(self.first_row)
+        if self._may_have_header:
+            raise InputError(f"{self.path} has no column {column!r}; its columns: {columns}")
+        raise InputError(f"{self.path} has no header: give the column's number, not {column!r} (first row: {columns})")
 
 
 def _list_candidate_folders(folder: Path) -> list[Path]:

@@ -247,7 +247,7 @@ class Table:
             reason, hint = "without a path, or without exactly one class", ""
         elif self._is_one_hot:
             reason, hint = "without a path, with only blank labels, or with a value such as -1 or NaN", ""
-        rows = [f"{pluralize(len(numbers), 'row')} {reason} (row {format_row_numbers(numbers)}){hint}"] * bool(numbers)
+        rows = [f"{pluralize(len(numbers), 'row')} {reason} ({format_row_numbers(numbers)}){hint}"] * bool(numbers)
         if self.split_column and (text := self.split_column.describe_rows_without_split(self._iter_regular_records())):
             rows.append(text)
         return (*self._irregular_row_notes, *(f"{self.path}: left out: {text}" for text in rows))

@@ -20,6 +20,7 @@ from mlimages.core import (
     format_table,
     mcnemar_test,
     mean_ap_difference,
+    pluralize,
     require_local_path,
 )
 from mlimages.inference import count_missing_images, measure_model_size, resolve_image_path
@@ -231,9 +232,11 @@ def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, st
 
 def _describe_lack_of_shared_images(run: ComparedRun, best_run: ComparedRun) -> str:
     """Return a note that the two runs share no image, and how many images of each run are missing on disk, if any."""
-    missing = ((run, "its"), (best_run, "the first run's"))
+    missing = ((run, "this run"), (best_run, "the first run"))
     counts = [
-        f"{each.num_missing_images} of {whose} images are missing" for each, whose in missing if each.num_missing_images
+        f"{pluralize(each.num_missing_images, 'image')} of {name} missing"
+        for each, name in missing
+        if each.num_missing_images
     ]
     return f"no image in common{': ' if counts else ''}{' and '.join(counts)}"
 

@@ -144,7 +144,7 @@ def format_probe(result: ProbeResult) -> Iterator[str]:
     if note := result.below_chance_note:
         yield from (*textwrap.wrap(note, 80), "")
     if result.learning_curve:
-        points = [("per class", "accuracy", "95 %", "")]
+        points = [("images/class", "accuracy", "95 %", "")]
         points += [
             (str(point.images_per_class), *_format_accuracy_cells(point.accuracy)) for point in result.learning_curve
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,19 @@ class RunFiles:
         """Read the class names, in the order of the logits.
 
         Raises:
-            RunError: the file cannot be read, or is not UTF-8.
+            RunError: the file cannot be read, is not UTF-8, or lists a name more than once.
         """
         try:
             with self.classes.open(encoding="utf-8") as lines:  # str.splitlines() would also split at U+2028 in a name
-                return tuple(line.removesuffix("\n") for line in lines)
+                names = tuple(line.removesuffix("\n") for line in lines)
         except (OSError, UnicodeDecodeError) as error:
             raise RunError(
                 f"{self.classes} is missing or damaged: write a class name per line, in the order of the logits, or "
                 "train again"
             ) from error
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise RunError(f"{self.classes} lists the class {twice[0]!r} more than once: give each class its own name")
+        return names
 
     @property
     def output_files(self) -> tuple[Path, ...]:

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,10 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
     settings = read_settings(files)
     try:
         names, final_metrics = files.read_class_names(), _read_final_metrics(files.result)
-        multi_label = settings.get("multi_label", False)
+        predictions, multi_label = None, settings.get("multi_label", False)
+        if final_metrics:
+            with _name_in_errors(files.predictions):
+                predictions = _read_predictions(files.predictions, names, multi_label=multi_label)
         return RunFolder(
             path=files.folder,
             settings=settings["config"],
@@ -191,19 +195,29 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             preprocessing=Preprocessing.from_dict(settings["preprocessing"]),
             class_names=names,
             epochs=_read_epochs(files.metrics),
-            predictions=_read_predictions(files.predictions, names, multi_label=multi_label) if final_metrics else None,
+            predictions=predictions,
             final_metrics=final_metrics,
-            skipped_images=tuple(_read_rows(files.left_out, delimiter="\t")),
+            skipped_images=_read_rows(files.left_out, delimiter="\t"),
         )
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise RunError(f"{files.folder} cannot be read as a run folder: {summarize_error(error)}") from error
 
 
+@contextmanager
+def _name_in_errors(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of an error that its content raises."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path.name}: {summarize_error(error)}") from error
+
+
 def _read_final_metrics(path: Path) -> dict[str, Any]:
     """Return the contents of result.json; an empty dict if it does not exist."""
-    values = json.loads(_read_text(path) or "{}")
-    if not isinstance(values, dict):
-        raise ValueError(f"{path.name} contains no JSON object")
+    with _name_in_errors(path):
+        values = json.loads(_read_text(path) or "{}")
+        if not isinstance(values, dict):
+            raise ValueError("expected a JSON object")
     return values
 
 
@@ -212,13 +226,16 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _read_rows(path: Path, *, delimiter: str = ",") -> csv.DictReader[str]:
-    return csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter)
+def _read_rows(path: Path, *, delimiter: str = ",") -> tuple[dict[str, str], ...]:
+    with _name_in_errors(path):
+        return tuple(csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter))
 
 
 def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
     """Return for each line of metrics.csv the values by column name, without empty ones."""
-    return tuple({name: float(value) for name, value in row.items() if value} for row in _read_rows(path))
+    rows = _read_rows(path)
+    with _name_in_errors(path):
+        return tuple({name: float(value) for name, value in row.items() if value} for row in rows)
 
 
 def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bool) -> Predictions | None:
@@ -237,11 +254,11 @@ def _read_predictions(path: Path, class_names: Sequence[str], *, multi_label: bo
     names = [_parse_labels(row[1]) if multi_label else [row[1]] for row in rows]
     if probabilities.shape[1] != len(class_names):
         raise ValueError(
-            f"{path.name} has {probabilities.shape[1]} probabilities per image, but classes.txt has "
+            f"{probabilities.shape[1]} probabilities per image, but classes.txt has "
             f"{pluralize(len(class_names), 'class')}"
         )
     if unknown := {name for own in names for name in own} - index_of.keys():
-        raise ValueError(f"{path.name} contains the class {min(unknown)!r}, which is not in classes.txt")
+        raise ValueError(f"the class {min(unknown)!r} is not in classes.txt")
     indices = [tuple(index_of[name] for name in own) for own in names]
     labels = multi_hot(indices, len(class_names)) > 0 if multi_label else np.array(indices, dtype=np.int64)[:, 0]
     return Predictions(tuple(path_from_name(row[0], path.parent) for row in rows), labels, probabilities)

@@ -249,13 +249,13 @@ class FineTuneConfig(TableOptions):
     class_weights: Annotated[
         ClassWeights,
         Option("Weights of the classes in the loss. balanced: inversely proportional to the number of images of each "
-               "class; in a multi-label run, the images with a class count as much as those without it.",
+               "class; in a multi-label run, the images with a class and those without it have the same total weight.",
                "Optimization", is_advanced=True),
     ] = "none"  # fmt: skip
     early_stop: Annotated[
         int,
-        Option("Stop after N epochs without improvement, that is, a higher validation accuracy or mAP, or the same "
-               "with a lower loss. 0: never.", "Optimization", min=0, is_advanced=True),
+        Option("Stop if the validation accuracy or mAP has not improved for N epochs; a lower loss at the same "
+               "accuracy is an improvement. 0: never.", "Optimization", min=0, is_advanced=True),
     ] = 0  # fmt: skip
     time_budget_s: Annotated[
         float,

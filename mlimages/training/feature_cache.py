@@ -114,8 +114,8 @@ def _describe_precision_mismatch(
     exact, rounded = (fit_ridge(torch.cat(rows).numpy(), targets, classes).loo_probabilities for rows in pooled)
     same = int((exact.argmax(axis=1) == rounded.argmax(axis=1)).sum())
     text = (
-        f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32, and closed-form "
-        f"heads fitted on each predict the same class for {same} of {len(labels)} validation images"
+        f"{backend.frozen_precision} features differ by {format_percent(difference)} from fp32 features; ridge "
+        f"classifiers fitted on the two predict the same class for {same} of {len(labels)} validation images"
     )
     if len(labels) - same > max(MAX_DISAGREEMENTS, (1 - MIN_AGREEMENT) * len(labels)):
         return text

@@ -128,7 +128,9 @@ def _warn_about_rare_classes(
     for count in rare_counts:
         if rare := [name for label, name in enumerate(class_names) if found[label] == count]:
             what, advice = ("only one image", "") if count else ("no image", absence_advice)
-            logger.warning("the %s set has %s of %s%s", split_name, what, ", ".join(rare), advice)
+            logger.warning(
+                "the %s set has %s of %s%s", split_name, what, "each of " * (len(rare) > 1) + ", ".join(rare), advice
+            )
 
 
 def _warn_about_conflicting_labels(images: Iterable[DecodableImage], *, is_multi_label: bool) -> None:

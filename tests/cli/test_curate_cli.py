@@ -66,7 +66,7 @@ def test_of_one_nothing_is_said_in_the_plural(tmp_path: Path, invoke_cli: RunCli
 def test_what_cannot_be_written_is_said_in_a_line_with_its_place(folders: Path, run_cli: RunCli) -> None:
     (folders / "file").touch()
     ended = run_cli("label", "data", "-o", "file/labels.txt", check=False)
-    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "mlimages: file: File exists")
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (1, "mlimages: file: this is a file, not a folder")
 
 
 @pytest.mark.parametrize(
@@ -345,8 +345,14 @@ def test_a_path_that_cannot_be_read_is_named_without_the_librarys_error(
             ["label", "data", "--label", "99999999", "-o", "a.txt"],
             "class_index is 99999999: it must be from 0 to 999999",
         ),
-        (["label", "data", "--label", "0", "--leaf"], "--label, --leaf: only one of these options applies to a folder"),
-        (["label", "data", "--class-from", "([a-z]+)/", "--classes", "c.txt"], "--class-from, --classes: only one of"),
+        (
+            ["label", "data", "--label", "0", "--leaf"],
+            "--label, --leaf cannot be combined for a folder: choose",
+        ),
+        (
+            ["label", "data", "--class-from", "([a-z]+)/", "--classes", "c.txt"],
+            "--class-from, --classes cannot be combined",
+        ),
         (["label", "data", "--limit-per-class", "0"], "limit_per_class is 0: it must be at least 1"),
         (["label", "data", "--limit-per-class", "-1"], "limit_per_class is -1: it must be at least 1"),
         (["label", "data", "-o", "a.xls"], "unknown suffix: expected .txt, .csv, .tsv or .jsonl"),

@@ -187,12 +187,12 @@ def test_a_json_array_that_was_cut_off_is_not_valid_json_and_has_whole_lines(
 @pytest.mark.parametrize(
     ("known", "unknown_below", "reason"),
     [
-        (InDistributionCalibration(0.95, 40), 0.0, "unlike the training images (wrong for about 5 % of the images of "
+        (InDistributionCalibration(0.95, 40), 0.0, "unlike the training images (as are about 5 % of the images of "
          "your classes)"),
-        (InDistributionCalibration(0.8, 40), 0.0, "unlike the training images (wrong for about 20 % of the images of "
+        (InDistributionCalibration(0.8, 40), 0.0, "unlike the training images (as are about 20 % of the images of "
          "your classes)"),
         (None, 0.625, "with a probability below 62.5 %"),
-        (InDistributionCalibration(0.95, 40), 0.625, "unlike the training images (wrong for about 5 % of the images of "
+        (InDistributionCalibration(0.95, 40), 0.625, "unlike the training images (as are about 5 % of the images of "
          "your classes), or with a probability below 62.5 %"),
     ],
 )  # fmt: skip

@@ -76,7 +76,7 @@ def test_batches_are_bit_for_bit_the_input_of_an_exported_network(
 
 def test_a_mean_image_that_is_only_named_is_refused_wherever_it_would_be_subtracted(labels: LabelFile) -> None:
     named, mean_image = Normalization(mean_image="mean.npy"), np.full((3, 16, 16), 99, np.float32)
-    pixels, message = np.zeros((1, 16, 16, 3), np.uint8), r"'mean.npy', a name that is not read: .*TrainingData\(mean_"
+    pixels, message = np.zeros((1, 16, 16, 3), np.uint8), r"'mean.npy'\) is only the name of .*TrainingData\(mean_"
     uses: list[Callable[..., object]] = [
         lambda mean: TrainingData(labels, PROP, normalization=named, mean_image=mean),
         lambda mean: to_network_input(pixels, named, mean),
@@ -151,7 +151,7 @@ def test_a_gray_mean_has_one_channel_and_one_line_of_statistics(labels: LabelFil
 
 
 def test_a_mean_of_no_image_is_an_error_that_names_the_first_broken_one(labels: LabelFile) -> None:
-    with pytest.raises(InputError, match=r"of 1 image: none can be used \(first: .*3.png: not-an-image"):
+    with pytest.raises(InputError, match=r"mean image: no image can be decoded \(first: .*3.png: not-an-image"):
         compute_mean(labels.filter(lambda item: item.path.name == "3.png"), PROP)
 
 

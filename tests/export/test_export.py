@@ -179,7 +179,7 @@ def test_calibration_without_a_validation_image_is_an_error_that_names_the_first
     options: ExportOptions, tmp_path: Path
 ) -> None:
     missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0), LabeledPath(tmp_path / "gone" / "b.jpg", 1)]
-    message = rf"none of 2 validation images can be read \(the first is {tmp_path / 'gone' / 'a.jpg'}\)"
+    message = rf"none of the 2 validation images can be read \(the first is {tmp_path / 'gone' / 'a.jpg'}\)"
     with pytest.raises(InputError, match=message):
         export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing, options=options)
     with pytest.raises(InputError, match="there are no validation images"):
@@ -192,7 +192,7 @@ def test_an_export_without_a_validation_image_says_that_nothing_was_compared(
 ) -> None:
     missing = [LabeledPath(tmp_path / "gone" / "a.jpg", 0)]
     export_network(trained("lenet5"), tmp_path / "a.onnx", validation=missing)
-    assert f"none of 1 validation image can be read (the first is {tmp_path / 'gone' / 'a.jpg'})" in caplog.text
+    assert f"the only validation image, {tmp_path / 'gone' / 'a.jpg'}, cannot be read" in caplog.text
 
 
 def test_the_file_contains_no_path_of_the_machine_that_wrote_it(cnn_bundle: OnnxBundle) -> None:

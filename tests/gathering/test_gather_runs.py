@@ -85,7 +85,7 @@ def test_nothing_gathered_is_exit_1_and_a_finished_run_is_0_whatever_the_links_d
     done = run_cli("gather", "urls", "dead.txt", "-o", "out", "--allow-private", "--max-wait", "0", check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "mlimages: no image was gathered: the only link is unfinished: run the same command again"
+        "mlimages: no image was gathered: the only link could not be downloaded yet: run the same command again"
     )
     (tmp_path / "empty.txt").write_text("")
     done = run_cli("gather", "urls", "empty.txt", "-o", "none", check=False)

@@ -142,7 +142,7 @@ def test_a_dry_run_ends_with_the_total_and_a_table_of_failures_begins_with_why(t
     done = invoke(tmp_path)
     assert done.stdout.splitlines()[0] == "2 of 2 links failed; private-address: 2"
     assert done.stdout.splitlines()[-1] == "2 links are unfinished"
-    assert "all 2 links are unfinished: the address is private; add --allow-private (2 links)" in str(done.exception)
+    assert "could not be downloaded yet: the address is private; add --allow-private (2 links)" in str(done.exception)
     links(tmp_path, name="links.txt")
     assert "the source has no links" in str(invoke(tmp_path, "--dry-run").exception)
 

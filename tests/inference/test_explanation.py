@@ -74,9 +74,7 @@ def test_hiding_what_the_network_looks_at_lowers_the_probability_most(
     assert found.masked_probabilities.shape == (grid, grid)
     assert found.most_influential_region == region
     assert found.min_probability < 0.3 < 0.9 < found.probability
-    assert (
-        str(found) == f"bright: probability falls from 1.00 to {found.min_probability:.2f} when the {region} is hidden"
-    )
+    assert str(found) == f"bright: probability falls from 1.00 to {found.min_probability:.2f} if the {region} is hidden"
     reddest = np.asarray(found.draw_overlay(), np.int16)
     redness = reddest[:, :, 0] - reddest[:, :, 1]
     row, column = np.unravel_index(redness.argmax(), redness.shape)
@@ -194,7 +192,7 @@ def test_the_command_writes_one_overlay_an_image_and_leaves_broken_ones_out(
     words = ["explain", predictors["top left"].bundle.path, first, tmp_path / "broken.png", "-o", tmp_path / "why"]
     done = CliRunner().invoke(app, list(map(str, words)))
     assert done.exit_code == 0
-    assert "when the top left is hidden" in done.stdout
+    assert "if the top left is hidden" in done.stdout
     assert "broken, not-an-image" in done.stdout
     with Image.open(tmp_path / "why" / "0.png") as overlay:
         assert overlay.size == (224, 224)

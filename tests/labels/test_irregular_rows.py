@@ -36,7 +36,7 @@ def test_the_delimiter_that_excel_declares_is_no_row(
     ("lines", "note"),
     [
         (["path,label", *ROWS[:2], "path,label", *ROWS[2:]], "left out: 1 repeated header (row 4)"),
-        (["path,label", *ROWS[:2], " path , label", *ROWS[2:], "path,label"], "2 repeated headers (row 4, 7)"),
+        (["path,label", *ROWS[:2], " path , label", *ROWS[2:], "path,label"], "2 repeated headers (rows 4, 7)"),
         (["path,label,split", *(f"{row},train" for row in ROWS), "path,label,split"], "1 repeated header (row 6)"),
         (["path,label", *ROWS, "a,b.jpg,ant"], "1 row with more than 2 cells (row 6): quote cells"),
         ([*ROWS, "a,b.jpg,ant"], "1 row with more than 2 cells (row 5): quote cells"),
@@ -92,7 +92,7 @@ def test_rows_of_open_images_with_confidence_0_are_no_labels(tmp_path: Path, *, 
     labels = LabelFile(tmp_path / "a.csv", options=TableOptions(multi_label=multi_label))
     found = {item.path.name: [labels.class_names[n] for n in item.labels or [item.label]] for item in labels}
     assert found == {"a.jpg": ["/m/ant"], "b.jpg": ["/m/bee"], "c.jpg": ["/m/ant"], "d.jpg": ["/m/bee"]}
-    assert "2 rows with Confidence 0 (row 2, 7): the image does not show the class" in "".join(labels.notes)
+    assert "2 rows with Confidence 0 (rows 2, 7): the image does not show the class" in "".join(labels.notes)
 
 
 def test_a_confidence_of_0_in_other_tables_is_no_reason_to_leave_a_row_out(tmp_path: Path) -> None:

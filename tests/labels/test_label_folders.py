@@ -370,7 +370,7 @@ def test_a_folder_that_is_none_of_the_classes_given_is_named(tmp_path: Path, kno
 )
 def test_parts_without_a_class_of_train_are_no_parts(tmp_path: Path, names: list[str], shown: str) -> None:
     with pytest.raises(
-        InputError, match=rf"(val|test) \({shown}\) and \S+train have no class in common: label only \S+train"
+        InputError, match=rf"(val|test) and \S+train have no class in common \(\S+ has {shown}\): label only \S+train"
     ):
         label_dir_auto(touch(tmp_path, *names))
 

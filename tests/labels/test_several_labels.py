@@ -166,7 +166,7 @@ def test_blank_cells_of_columns_of_0_and_1_are_0_and_counted_where_nothing_else_
     first, skipped_row_notes = LabelFile(tmp_path / "a.csv", options=MULTI).notes
     assert "p, q (one-hot, several per image, blank cells as 0) as label" in first
     assert "left out: 2 rows" in skipped_row_notes
-    assert "(row 3, 5)" in skipped_row_notes
+    assert "(rows 3, 5)" in skipped_row_notes
 
 
 @pytest.mark.parametrize("is_multi_label", [False, True])

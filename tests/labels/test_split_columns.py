@@ -56,7 +56,7 @@ def test_rows_that_name_no_split_are_left_out_and_counted(
 ) -> None:
     table = write_table(tmp_path, column, ("train", cell, "TEST"), suffix)
     assert images_by_split(table, multi_label=multi_label) == {"train": "ad", "test": "cf"}
-    note = f"left out: 2 rows without train, val or test in column {column} ({cell.strip().lower() or 'blank'}; row "
+    note = f"left out: 2 rows without train, val or test in column {column} ({cell.strip().lower() or 'blank'}; rows "
     assert any(note.lower() in each.lower() for each in LabelFile(table).notes)
 
 

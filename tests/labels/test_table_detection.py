@@ -154,16 +154,16 @@ def test_the_paths_of_a_remote_folder_are_in_the_column_of_the_best_name(tmp_pat
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("path,a,b\n1.jpg,1,x\n", {}, "a.csv:1: expected a column named label or class, found 'path, a, b': use"),
+        ("path,a,b\n1.jpg,1,x\n", {}, "a.csv:1: expected a column named label or class, found 'path, a, b': specify"),
         (
             "path,a,b\n1.jpg,1,1\n",
             {},
-            "(columns: path, a, b), .*, or --multi-label if a row may contain 1 in several columns",
+            "(columns: path, a, b), or --multi-label if a row may contain 1 in several columns",
         ),
         ("path,a,b\n1.jpg,1\n2.jpg,0,1\n", {"multi_label": True}, None),
         ("path,label\n1.jpg,x\n", {"path_column": "0"}, "has no column '0'; its columns: path, label"),
         ("path,label\n1.jpg,x\n", {"path_column": "3"}, "has no column '3'"),
-        ("1.jpg,x\n", {"label_column": "x"}, "has no column 'x'"),
+        ("1.jpg,x\n", {"label_column": "x"}, "has no header: give the column's number, not 'x' .first row: 1.jpg, x."),
         ("url,label\nhttps://x/1.jpg,a\n", {}, "contains URLs instead of paths"),
         ("path,label\na.jpg,httpx://a\n", {}, None),
     ],
@@ -199,7 +199,8 @@ def test_notes_show_ten_names_and_count_the_others(tmp_path: Path, count: int) -
     assert missing.missing_image_notes == (f"{tmp_path}/a.csv: missing: {names}{more}",)
     blank = table_of(tmp_path, "path,label\n" + "a.jpg,\n" * count + "b.jpg,x\n")
     lines = ", ".join(str(n) for n in range(2, min(count, 10) + 2)) + (" ..." if count > 10 else "")
-    what = f"left out: {count} row{'s' * (count > 1)} without a path, or without exactly one class (row {lines})"
+    rows = f"row{'s' * (count > 1)}"
+    what = f"left out: {count} {rows} without a path, or without exactly one class ({rows} {lines})"
     assert blank.skipped_row_notes == (f"{tmp_path}/a.csv: {what}",)
 
 
@@ -306,7 +307,7 @@ def test_half_of_the_images_must_exist(tmp_path: Path, exist: int, is_error: boo
     with pytest.raises(LabelFileError) as error:
         table.require_valid_rows()
     assert str(error.value).startswith(
-        f"{tmp_path}/a.csv: only 1 of 4 images exist (paths from column path; no file at {tmp_path}/b.jpg): use "
+        f"{tmp_path}/a.csv: only 1 of 4 images exist (paths from column path; no file at {tmp_path}/b.jpg): specify "
     )
 
 
@@ -318,7 +319,7 @@ def test_rows_with_a_label_must_be_more_than_those_without(tmp_path: Path, blank
         table.require_valid_rows()
         return
     share = f"no label in {blank} of {2 + blank} rows"
-    with pytest.raises(LabelFileError, match=rf"a.csv:4: expected a path and a label \(one class\); {share}: use"):
+    with pytest.raises(LabelFileError, match=rf"a.csv:4: expected a path and a label \(one class\); {share}: specify"):
         table.require_valid_rows()
 
 

@@ -190,9 +190,15 @@ def test_predictions_of_earlier_versions_have_class_indices(run: Path) -> None:
      ("result.json", "[1]"), ("result.json", "{"),
      *((name, "\0" * 200_000) for name in ("metrics.csv", "val_predictions.csv", "left_out.tsv", "result.json"))],
 )  # fmt: skip
-def test_a_damaged_folder_is_one_error(run: Path, name: str, content: str) -> None:
+def test_a_damaged_file_is_named_in_one_error(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content)
-    with pytest.raises(RunError, match="cannot be read as a run folder"):
+    with pytest.raises(RunError, match=f"cannot be read as a run folder: .*{re.escape(name)}"):
+        read_run(run)
+
+
+def test_a_class_name_that_is_listed_twice_is_an_error(run: Path) -> None:
+    (run / "classes.txt").write_text("a\nb\na\n")
+    with pytest.raises(RunError, match=r"classes.txt lists the class 'a' more than once: give each"):
         read_run(run)
 
 

@@ -99,7 +99,7 @@ def test_a_folder_is_fine_tuned_and_evaluated_by_the_commands(
     done = run_cli("finetune", "set", *TRAIN_LENET5, "run")
     assert "set, train: 12 images, 3 classes: blue 4, green 4, red 4" in done.stderr
     assert "1 image in several classes (set/train/blue/0.png and set/train/red/0.png): " in done.stderr
-    assert "the validation set has only one image of blue, green, red" in done.stderr
+    assert "the validation set has only one image of each of blue, green, red" in done.stderr
     evaluated = invoke_cli("evaluate", "run/model.onnx", "set/val", "--json")
     assert "set/val: 3 images, 3 classes" in evaluated.stderr
     assert (json.loads(evaluated.stdout)["trained_on"], json.loads(evaluated.stdout)["chosen_on"]) == (0, 3)

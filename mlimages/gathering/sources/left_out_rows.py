@@ -59,7 +59,7 @@ class LeftOutRows:
         if self.too_long:
             cells, rows = pluralize(self.num_columns, "cell"), pluralize(len(self.too_long), "row")
             yield (
-                f"left out: {rows}{within} with more than {cells} (row {format_row_numbers(self.too_long)}), such as "
+                f"left out: {rows}{within} with more than {cells} ({format_row_numbers(self.too_long)}), such as "
                 f"{escape_unprintable(self.example)}: quote cells that contain the delimiter"
             )
 
