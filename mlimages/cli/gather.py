@@ -156,8 +156,9 @@ def imagenet(
     """Download ImageNet's images by WordNet id or word.
 
     The images are taken from the first of these sources that has the synset: --archive, the archive of image-net.org,
-    the list of links of image-net.org, --url-list. A folder is named after the first word of its synset;
-    --subtree nests the folders (domestic_cat/persian_cat).
+    the list of links of image-net.org, --url-list. A folder is named after the first word of its synset, with the id
+    appended if another synset has the same name (crane_n03126707); --subtree nests the folders
+    (domestic_cat/persian_cat).
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """

@@ -36,6 +36,7 @@ from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.partition import LinkPartition
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
+from mlimages.gathering.store.manifest import read_manifest
 
 MAX_LINKS_IN_PROGRESS = 1024
 """Maximum number of links in progress, apart from links that wait for their host (see the two constants below)."""
@@ -105,6 +106,7 @@ async def gather_async(
     """Asynchronous version of `gather`, with the same arguments and result."""
     chosen, out = GatherOptions(**options), as_path(out)
     links = as_source(source, chosen)
+    await asyncio.to_thread(_check_earlier_rows, links, out)
     started = time.monotonic()
     checks = ImageRequirements(
         max_pixels=chosen.max_pixels,
@@ -124,6 +126,13 @@ async def gather_async(
             raise stopped
         summary = folder.tally.make_summary(out, num_fetched=folder.num_added, seconds=time.monotonic() - started)
         return replace(summary, waits_s=fetcher.hosts.long_pause_s_by_host)
+
+
+def _check_earlier_rows(source: Source, out: Path) -> None:
+    """Let the source check the rows that the folder already has (see `Source`)."""
+    if check := getattr(source, "check_earlier_row", None):
+        for row in read_manifest(out):
+            check(row)
 
 
 @dataclass

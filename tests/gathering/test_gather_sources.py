@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +20,9 @@ from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, read_list
 from mlimages.gathering.download.fetch import parse_url
 from mlimages.gathering.sources.archives import iter_entries
-from mlimages.gathering.sources.wordnet import assign_subtree_folders, find_synset, load_synsets
+from mlimages.gathering.sources.wordnet import assign_folders, find_synset, load_synsets
 from mlimages.gathering.store.file_names import MAX_NAME_BYTES, file_stem_from_url, label_to_folder, sanitize_name
-from tests.gathering.conftest import links, run, stored
+from tests.gathering.conftest import contents, links, run, stored
 from tests.servers import Connection, Request, Site, answer, cut, photo
 
 
@@ -49,7 +50,7 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text: str) -> None
 
 def test_wordnet_knows_domestic_cats_and_their_subtree() -> None:
     cat = find_synset("Domestic  cat")
-    folders = assign_subtree_folders(cat)
+    folders = assign_folders([cat], with_subtree=True)
     assert (cat.wnid, len(folders)) == ("n02121808", 19)
     assert folders["n02123394"] == "domestic_cat/persian_cat"
     assert len(set(folders.values())) == len(folders)
@@ -227,6 +228,52 @@ def test_an_archive_is_walked_once_for_all_synsets(tmp_path: Path, monkeypatch: 
     source = ImageNet(["n02123394", "n01440764"], archive=archive, endpoint="http://127.0.0.1:1")
     assert run(source, tmp_path / "out").classes == {"persian_cat": 3, "tench": 1}
     assert len(opened) == 1
+
+
+CRANES = {"n02012849": "crane", "n03126707": "crane_n03126707"}
+"""The bird and the machine, both in ImageNet-1k."""
+CAPS = {"n02954340": "cap", "n02954938": "cap_n02954938", "n02955065": "cap_n02955065"}
+
+
+def write_synsets(folder: Path, *wnids: str) -> Path:
+    for number, wnid in enumerate(wnids):
+        (folder / wnid).mkdir(parents=True)
+        for n in range(3):
+            write(folder / wnid / f"{n}.jpg", photo(10 * number + n))
+    return folder
+
+
+def imagenet(archive: Path, *wnids: str, **options: Any) -> ImageNet:
+    return ImageNet(wnids, archive=archive, endpoint="http://127.0.0.1:1", **options)
+
+
+@pytest.mark.parametrize("subtree", [False, True])
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("folders", [CRANES, CAPS], ids=["cranes", "caps"])
+def test_synsets_of_the_same_name_are_a_class_each_and_that_is_said(
+    tmp_path: Path, folders: dict[str, str], limit: int | None, *, subtree: bool
+) -> None:
+    told: list[str] = []
+    archive = write_synsets(tmp_path / "in", *folders)
+    source = imagenet(archive, *folders, with_subtree=subtree, tell=told.append)
+    assert told[0].startswith("synsets that have the same name as another one get their id appended to it: ")
+    assert all(folder in told[0] for folder in list(folders.values())[1:])
+    assert asyncio.run(source.count_links_by_class()).items() >= dict.fromkeys(folders.values()).items()
+    assert run(source, tmp_path / "out", limit=limit).classes == dict.fromkeys(sorted(folders.values()), limit or 3)
+
+
+@pytest.mark.parametrize("subtree", [False, True])
+def test_a_synset_is_not_added_to_the_class_of_another_one(tmp_path: Path, *, subtree: bool) -> None:
+    archive, out = write_synsets(tmp_path / "in", *CRANES), tmp_path / "out"
+    bird, machine = CRANES
+    run(imagenet(archive, bird), out)
+    for wnids in ((machine,), (machine, bird)):
+        before = contents(out)
+        with pytest.raises(InputError, match=f"the class crane already has images of {bird}, another .* {machine}:"):
+            run(imagenet(archive, *wnids, with_subtree=subtree), out)
+        assert contents(out) == before
+    advised = imagenet(archive, bird, machine, with_subtree=subtree)
+    assert run(advised, out).classes == {"crane": 3, "crane_n03126707": 3}
 
 
 def test_a_source_of_ones_own_takes_a_few_lines(site: Site, tmp_path: Path) -> None:

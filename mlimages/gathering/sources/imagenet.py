@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from mlimages.core import GatherError, ImageRef, InputError, cache_dir, write_text
+from mlimages.core import FetchResult, GatherError, ImageRef, InputError, cache_dir, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import CONNECTION_REASONS, classify_error, describe_error
 from mlimages.gathering.links import parse_host
@@ -24,11 +24,12 @@ from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entri
 from mlimages.gathering.sources.columns import is_http_url
 from mlimages.gathering.sources.lists import read_list, require_parquet_extra
 from mlimages.gathering.sources.search_api import make_http_options
-from mlimages.gathering.sources.wordnet import assign_subtree_folders, find_synset
+from mlimages.gathering.sources.wordnet import assign_folders, describe_appended_wnids, find_synset
 
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://image-net.org"
+PROVIDER = "ImageNet"
 _TERMS_OF_USE = "ImageNet's images are for non-commercial research and education: https://image-net.org/download"
 _MAX_LIST_BYTES = 64 * 2**20
 _ENTRIES_PER_BLOCK = 64
@@ -55,7 +56,8 @@ class ImageNet:
         url_list: a file of lines `n02121808_123<TAB>url`, such as fall11_urls.txt.
         endpoint: URL of the website; by default ImageNet's.
         http_options: options of the HTTP session.
-        tell: called with the terms of use, and with the reason if an archive or list cannot be used.
+        tell: called with the terms of use, the classes whose name has the WordNet id appended because another synset
+            has the same name, and the reason if an archive or list cannot be used.
 
     Raises:
         InputError: a synset is unknown or ambiguous, or the archive or list does not exist.
@@ -76,12 +78,8 @@ class ImageNet:
         http_options: GatherOptions | None = None,
         tell: Callable[[str], None] = logger.info,
     ) -> None:
-        self._folders: dict[str, str] = {}
-        for word in words:
-            root = find_synset(word)
-            folders = assign_subtree_folders(root) if with_subtree else {root.wnid: root.folder_name}
-            for wnid, folder in folders.items():
-                self._folders.setdefault(wnid, folder)
+        self._folders = assign_folders(list(map(find_synset, words)), with_subtree=with_subtree)
+        self._wnids = {folder: wnid for wnid, folder in self._folders.items()}
         for path in (archive, url_list):
             if path and not path.exists():
                 raise InputError(f"no file or folder at {path}: check the path")
@@ -94,6 +92,23 @@ class ImageNet:
         self._tell = tell
         self._full_classes: set[str] = set()
         self._is_site_down = False
+        for line in describe_appended_wnids(self._folders):
+            tell(line)
+
+    def check_earlier_row(self, row: FetchResult) -> None:
+        """Check that a row of the output folder, if it is an image of one of the classes, is of the same synset.
+
+        Raises:
+            InputError: it is an image of another synset with the same name.
+        """
+        if row.status != "ok" or row.removed or row.source.get("provider") != PROVIDER:
+            return
+        earlier, wnid = row.source.get("wnid"), self._wnids.get(row.label)
+        if earlier and wnid and earlier != wnid:
+            raise InputError(
+                f"the class {row.label} already has images of {earlier}, another synset than {wnid}: use another "
+                f"folder, or gather both synsets in one command, {earlier} before {wnid}, so that each is its own class"
+            )
 
     def skip_class(self, label: str) -> None:
         """Read no further images of this class."""
@@ -131,7 +146,7 @@ class ImageNet:
         self._report_failures(failures)
 
     def _add_label(self, wnid: str, image_ref: ImageRef) -> ImageRef:
-        return replace(image_ref, label=self._folders[wnid], source={"provider": "ImageNet", "wnid": wnid})
+        return replace(image_ref, label=self._folders[wnid], source={"provider": PROVIDER, "wnid": wnid})
 
     async def _find_images(self, wnid: str, failures: dict[str, list[str]]) -> AsyncIterator[ImageRef]:
         """Yield the images of a synset from the website's archive, the website's list or the local list.

@@ -41,6 +41,8 @@ class Source(Protocol):
     Optional members:
 
     - `skip_class(label)`: called once a class has enough images; the source should yield no more of them.
+    - `check_earlier_row(row)`: called with each row that the output folder has before the run, a `FetchResult`. Raises
+      InputError if the source cannot be gathered into this folder.
     - `record_result(row)`: called with each new row of the manifest, a `FetchResult`.
     - `lookahead`: maximum number of links to read in advance: they are requested only if links in progress fail.
       0 also means that only one process may read the source, such as a search API with a rate limit.

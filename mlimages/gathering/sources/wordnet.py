@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import lzma
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from mlimages.core import InputError
+from mlimages.core import InputError, format_examples
 
 _WNID_PATTERN = re.compile(r"n\d{8}")
 
@@ -75,20 +76,34 @@ def find_synset(text: str) -> Synset:
     raise InputError(f"{text!r} is ambiguous; use one of these ids: {meanings}")
 
 
-def assign_subtree_folders(root: Synset) -> dict[str, str]:
-    """Return the folder for the images of `root`, and of each of its descendants, by WordNet id.
+def assign_folders(roots: Sequence[Synset], *, with_subtree: bool = False) -> dict[str, str]:
+    """Return the folder for the images of each of `roots`, and with `with_subtree` of their descendants, by WordNet id.
 
-    The folder of a descendant is in the folder of one of its parents, such as `domestic_cat/persian_cat`.
+    The folder of a descendant is in the folder of one of its parents, such as `domestic_cat/persian_cat`. Of several
+    synsets with the same folder, the first keeps it; the WordNet id is appended to the others: `crane_n03126707`.
     """
-    folders = {root.wnid: root.folder_name}
-    taken = {root.folder_name}
-    waiting = [root.wnid]
-    for wnid in waiting:
-        for child in sorted(_load_child_wnids().get(wnid, [])):
-            if child in folders:
+    folders: dict[str, str] = {}
+    taken: set[str] = set()
+    for root in roots:
+        waiting = [(root.wnid, "")]
+        for wnid, parent_folder in waiting:
+            if wnid in folders:
                 continue
-            folder = f"{folders[wnid]}/{load_synsets()[child].folder_name}"
-            folders[child] = folder if folder not in taken else f"{folder}_{child}"
-            taken.add(folders[child])
-            waiting.append(child)
+            folder = f"{parent_folder}{load_synsets()[wnid].folder_name}"
+            folders[wnid] = folder if folder not in taken else f"{folder}_{wnid}"
+            taken.add(folders[wnid])
+            if with_subtree:
+                waiting += [(child, f"{folders[wnid]}/") for child in sorted(_load_child_wnids().get(wnid, []))]
     return folders
+
+
+def describe_appended_wnids(folders: Mapping[str, str]) -> list[str]:
+    """Return one line about the synsets to whose folder the WordNet id was appended; an empty list for none.
+
+    >>> describe_appended_wnids(assign_folders([find_synset("n02012849"), find_synset("n03126707")]))
+    ['synsets that have the same name as another one get their id appended to it: crane_n03126707']
+    """
+    appended = [folder for wnid, folder in folders.items() if folder.endswith(f"_{wnid}")]
+    if not appended:
+        return []
+    return [f"synsets that have the same name as another one get their id appended to it: {format_examples(appended)}"]
