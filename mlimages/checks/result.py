@@ -26,7 +26,7 @@ from mlimages.core import (
     relative_name,
     write_output,
 )
-from mlimages.labels import LabelFile, format_label, write_label_output
+from mlimages.labels import LabelFile, format_label, require_unchanged_classes, write_label_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,11 @@ def list_result_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path
 
     Raises:
         InputError: two label files would have the same result files: a file is given twice, or two differ only in
-            their suffix.
+            their suffix; or another label file has the class definition of `NAME_checked.txt` and other classes.
     """
     found: dict[str, tuple[Path, tuple[Path, Path, Path]]] = {}
-    for path in (file.path for file in files):
+    for file in files:
+        path = file.path
         checked, rejected, warnings = (
             path.with_name(f"{path.stem}_{end}") for end in ("checked.txt", "rejected.tsv", "warnings.tsv")
         )
@@ -147,6 +148,7 @@ def list_result_paths(files: Iterable[LabelFile]) -> list[tuple[Path, Path, Path
             raise InputError(
                 f"the results of {found[key][0]} and {path} would both be written to {checked}: omit or rename one"
             )
+        require_unchanged_classes(checked, file.class_names)
         found[key] = path, (checked, rejected, warnings)
     return [paths for _, paths in found.values()]
 

@@ -26,7 +26,15 @@ from mlimages.core import (
 from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means, list_mean_files
 from mlimages.images import LabeledImage, from_network_input, iter_pixels, require_image_property, to_network_input
-from mlimages.labels import Label, LabelFile, class_definition_path, find_source, open_labels, write_label_output
+from mlimages.labels import (
+    Label,
+    LabelFile,
+    class_definition_path,
+    find_source,
+    open_labels,
+    require_unchanged_classes,
+    write_label_output,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +173,7 @@ class TrainingData:
         used_path = self.labels.path.with_name(f"{self.labels.path.stem}_used_in_mean.txt")
         files = [*mean_files, used_path, class_definition_path(used_path)]
         require_writable([*files, *([per_class_path] if per_class else [])], overwrite=overwrite)
+        require_unchanged_classes(used_path, self.labels.class_names)
         mean_image = compute_cached_mean(
             self.labels,
             self.image_property,

@@ -41,6 +41,7 @@ from .scanning import walk_folders as walk_folders
 from .shards import find_shards as find_shards
 from .shards import is_shard as is_shard
 from .shards import iter_all_images as iter_all_images
+from .shared_definitions import require_unchanged_classes as require_unchanged_classes
 from .split_files import SPLIT_NAMES_BY_COUNT as SPLIT_NAMES_BY_COUNT
 from .splitting import check_fractions as check_fractions
 from .splitting import group_by_pattern as group_by_pattern

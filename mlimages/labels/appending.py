@@ -28,6 +28,7 @@ from mlimages.labels.formats import Label
 from mlimages.labels.label_file import LabelFile, merge_classes
 from mlimages.labels.label_output import append_rows, append_text, write_label_output
 from mlimages.labels.scanning import make_path_resolver
+from mlimages.labels.shared_definitions import require_unchanged_classes
 
 _format_examples = partial(format_examples, max_count=3, separator="; ")
 
@@ -130,9 +131,11 @@ def require_writable_labels(
 
     Raises:
         InputError: a file is read-only, or would have to be replaced although it was not written by mlimages or was
-            edited since, and `overwrite` is false; or a file to append to is a link to a file in another folder.
+            edited since, and `overwrite` is false; or a file to append to is a link to a file in another folder; or
+            another label file has the same class definition and other classes.
     """
     for path, labels in files.items():
+        require_unchanged_classes(path, labels.defined_class_names, source=labels.path)
         definition, existing = class_definition_path(path), appended_to.get(path)
         if existing is None:
             require_writable([path, definition], overwrite=overwrite)

@@ -110,10 +110,10 @@ def _is_path_index_line(line: str) -> bool:
     path, *label = line.rsplit(None, 1)
     is_quoted = _unquote(path) != path
     is_path = is_quoted or not ("\t" in path or path.endswith((",", ";")))
-    return bool(label) and _is_numeric_label(label[0]) and is_path
+    return bool(label) and is_numeric_label(label[0]) and is_path
 
 
-def _is_numeric_label(label: str) -> bool:
+def is_numeric_label(label: str) -> bool:
     """Whether a label is a class index, or class indices in brackets."""
     return label.isdecimal() or bool(_INDEX_LIST.fullmatch(label))
 
@@ -231,7 +231,7 @@ def _split_path_and_label(line: str) -> list[str]:
     and the word itself is not (`my cat.jpg cats`).
     """
     path, *label = line.rsplit(None, 1) or [""]
-    is_split = label and (_is_numeric_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
+    is_split = label and (is_numeric_label(label[0]) or (_is_image_path(path) and not _is_image_path(label[0])))
     return [_unquote(path), _unquote(label[0])] if is_split else [_unquote(line)] * bool(line)
 
 

@@ -27,6 +27,7 @@ from mlimages.labels.formats import Label, is_multi_label, is_table, read_text_r
 from mlimages.labels.label_output import to_text_items, write_label_output
 from mlimages.labels.label_texts import LabelReader, are_class_names
 from mlimages.labels.scanning import SPLIT_NAMES_BY_ALIAS, make_path_resolver
+from mlimages.labels.shared_definitions import is_definition_of_other_table, require_unchanged_classes
 from mlimages.labels.splitting import require_mask, sample_per_class, shuffle, split
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
@@ -195,17 +196,10 @@ class LabelFile:
         if self._class_names is not None:
             return self._class_names
         definition = class_definition_path(self.path)
-        is_used = fingerprint(definition) is not None and not self._is_unrelated_class_definition(definition)
-        return read_class_names(definition) if is_used else None
-
-    def _is_unrelated_class_definition(self, definition_path: Path) -> bool:
-        """Whether mlimages wrote the class definition for another table: the labels of this one are not all in it."""
-        written = list_written_files(self.path.parent)
-        if definition_path.name not in written or self.path.name in written:
-            return False
-        table, num_classes = self._detect_table(), len(read_class_names(definition_path))
-        labels = table.statistics.distinct_labels if table else ()
-        return not all(is_class_index(label) and int(label) < num_classes for label in labels)
+        if fingerprint(definition) is None:
+            return None
+        names = read_class_names(definition)
+        return None if is_definition_of_other_table(definition, self.path, len(names), self._detect_table) else names
 
     def _has_numeric_names(self, names: ClassNames, table: Table | None) -> bool:
         """Whether numbers are class names; if false, they are class indices, as in the files that mlimages writes."""
@@ -305,9 +299,12 @@ class LabelFile:
         """Write the label file `path` and, with class names, `NAME_class_def.txt` beside it; return the written file.
 
         Raises:
-            InputError: `overwrite` is false, and a file to replace was edited, or not written by mlimages.
+            InputError: `overwrite` is false, and a file to replace was edited, or not written by mlimages; or another
+                label file, such as `NAME.csv`, has the same class definition and other classes.
         """
-        write_label_output(as_path(path), self, self.defined_class_names, overwrite=overwrite)
+        names = self.defined_class_names
+        require_unchanged_classes(path, names, source=self.path)
+        write_label_output(as_path(path), self, names, overwrite=overwrite)
         return LabelFile(path)
 
     def _with_items(self, items: Callable[[], Iterable[LabeledPath]] | None) -> LabelFile:

@@ -1,0 +1,126 @@
+"""Label files of one name share a class definition: no command changes the classes of another label file."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlimages.core import InputError
+from mlimages.labels import LabelFile
+from tests.conftest import RunCli
+from tests.labels.test_appending import images
+
+PETS = ("pets/Bird/0.jpg", "pets/Bird/1.jpg", "pets/cat/0.jpg", "pets/cat/1.jpg", "pets/dog/0.jpg", "pets/dog/1.jpg")
+NAMES = [".txt", ".csv", ".tsv", ".jsonl", ".TXT"]
+REFUSED = "would have the same class definition, l{}_class_def.txt, but not the same classes"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    images(tmp_path, *PETS)
+    (tmp_path / "order.txt").write_text("dog\ncat\nBird\n")
+    return tmp_path
+
+
+def read_classes(*paths: Path) -> list[str]:
+    """Return, for each image, the name of its class; it is that of its folder if the classes are right."""
+    files = [LabelFile(path) for path in paths]
+    return [f"{item.path.parent.name} {file.class_names[item.label]}" for file in files for item in file]
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("suffix", NAMES)
+@pytest.mark.parametrize("other", NAMES)
+@pytest.mark.parametrize("split", [(), ("--split", "0.5,0.5", "--group", "[^/]+$")])
+def test_a_label_file_of_other_classes_is_refused_beside_one_of_the_same_name(
+    folder: Path, invoke_cli: RunCli, suffix: str, other: str, split: tuple[str, ...]
+) -> None:
+    part = "_train" if split else ""
+    invoke_cli("label", "pets", "-o", f"l{suffix}", "--classes", "order.txt", *split)
+    before = read_files(folder)
+    done = invoke_cli("label", "pets", "-o", f"l{other}", *split, check=suffix == other)
+    if suffix == other:
+        assert (folder / f"l{part}_class_def.txt").read_text() == "0 Bird\n1 cat\n2 dog\n"
+    else:
+        assert f"l{part}{other} and l{part}{suffix} {REFUSED.format(part)} (Bird, cat, dog; dog, cat" in done.stderr
+        assert read_files(folder) == before
+    assert all(len(set(line.split())) == 1 for line in read_classes(folder / f"l{part}{suffix}"))
+    invoke_cli("label", f"l{part}{suffix}", "-o", f"l{part}.csv")  # the same classes
+
+
+def test_a_class_that_was_appended_stays_the_last_one_in_both_label_files(folder: Path, invoke_cli: RunCli) -> None:
+    shutil.move(folder / "pets/Bird", folder / "Bird")
+    invoke_cli("label", "pets", "-o", "l.txt")
+    invoke_cli("label", "l.txt", "-o", "l.csv")
+    shutil.move(folder / "Bird", folder / "pets/Bird")
+    for name in ("l.txt", "l.csv"):
+        invoke_cli("label", "pets", "-o", name, "--append")
+    assert REFUSED.format("") in invoke_cli("label", "pets", "-o", "l.tsv", check=False).stderr
+    names = read_classes(folder / "l.txt", folder / "l.csv")
+    assert (len(names), {len(set(name.split())) for name in names}) == (12, {1})
+
+
+@pytest.mark.parametrize("classes", [(), ("--classes", "order.txt")])
+def test_a_table_of_class_names_keeps_them_and_is_converted_again_with_any_classes(
+    folder: Path, invoke_cli: RunCli, classes: tuple[str, ...]
+) -> None:
+    (folder / "t.csv").write_text("path,label\n" + "".join(f"{path},{path.split('/')[1]}\n" for path in PETS[2:]))
+    invoke_cli("label", "t.csv", "-o", "t.txt")
+    (folder / "t.csv").write_text("path,label\n" + "".join(f"{path},{path.split('/')[1]}\n" for path in PETS))
+    invoke_cli("label", "t.csv", "-o", "t.txt", *classes)
+    assert {len(set(name.split())) for name in read_classes(folder / "t.txt", folder / "t.csv")} == {1}
+
+
+@pytest.mark.parametrize("target", ["l.txt", "l.csv"])
+def test_a_label_file_without_class_names_does_not_get_those_of_other_images(
+    folder: Path, invoke_cli: RunCli, target: str
+) -> None:
+    invoke_cli("label", "pets", "-o", "l.txt")
+    (folder / "list.txt").write_text("pets/dog/0.jpg 0\npets/cat/0.jpg 1\n")
+    before = read_files(folder)
+    refused = invoke_cli("label", "list.txt", "-o", target, check=False).stderr
+    assert (
+        f"{target} would be read with the class names in l_class_def.txt (Bird, cat, dog), but its classes" in refused
+    )
+    with pytest.raises(InputError, match="would be read with the class names"):
+        LabelFile(folder / "list.txt").write(folder / target)
+    assert read_files(folder) == before
+    invoke_cli("label", "list.txt", "-o", "l.csv", "--classes", "l_class_def.txt")
+
+
+@pytest.mark.parametrize("own", ["l.txt", "l.csv"])
+def test_a_label_file_without_class_names_gets_them_only_when_it_is_converted(
+    folder: Path, invoke_cli: RunCli, own: str
+) -> None:
+    header = "path,label\n" if own == "l.csv" else ""
+    lines = [f"{path}{',' if header else ' '}{['dog', 'cat', 'Bird'].index(path.split('/')[1])}\n" for path in PETS]
+    (folder / own).write_text(header + "".join(lines))
+    refused = invoke_cli("label", "pets", "-o", "l.tsv", check=False).stderr
+    assert f"l.tsv and {own} {REFUSED.format('')} (Bird, cat, dog; without names): give l.tsv another name" in refused
+    assert not (folder / "l_class_def.txt").exists()
+    invoke_cli("label", f"../{folder.name}/{own}", "-o", "l.tsv", "--classes", "order.txt")
+    assert {len(set(name.split())) for name in read_classes(folder / own, folder / "l.tsv")} == {1}
+
+
+def test_results_of_check_and_mean_do_not_change_the_classes_of_other_label_files(
+    folder: Path, invoke_cli: RunCli
+) -> None:
+    for name in ("l_checked.csv", "l_used_in_mean.csv"):
+        invoke_cli("label", "pets", "-o", name, "--classes", "order.txt")
+    invoke_cli("label", "pets", "-o", "l.txt")
+    before = read_files(folder)
+    for command in (("check", "l.txt"), ("mean", "l.txt", "--size", "8", "-o", "m.png")):
+        assert "but not the same classes (Bird, cat, dog; dog, cat, Bird)" in invoke_cli(*command, check=False).stderr
+    assert read_files(folder) == before
+
+
+def test_other_files_of_the_name_do_not_matter(folder: Path, invoke_cli: RunCli) -> None:
+    (folder / "l.json").write_text('{"size": 3}')
+    (folder / "l.md").write_text("# Notes\n")
+    (folder / "l.txt").write_text("Photos of pets\n")
+    for classes in ((), ("--classes", "order.txt")):
+        invoke_cli("label", "pets", "-o", "l.csv", *classes)
+    assert {len(set(name.split())) for name in read_classes(folder / "l.csv")} == {1}
