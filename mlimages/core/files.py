@@ -42,8 +42,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: yield a temporary path beside `path`, and rename that file to `path` at the end.
 
     On an error the temporary file is removed and `path` is unchanged; if the process is killed, the next command that
-    writes into the folder removes it. A file that is replaced keeps its permissions. If `path` is an fsspec address,
-    the temporary file is local, and is uploaded at the end.
+    writes into the folder removes it. A file that is replaced keeps its permissions, and a new file has those of the
+    umask. If `path` is an fsspec address, the temporary file is local, and is uploaded at the end.
 
     Raises:
         InputError: `path` is a folder.
@@ -62,7 +62,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
         part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private
+        created = part.stat()
         yield part
+        if mode is None and not os.path.samestat(created, part.stat()):  # safetensors replaces it by one of mode 0600
+            mode = stat.S_IMODE(created.st_mode)
         if mode is not None and mode != stat.S_IMODE(part.stat().st_mode):  # some file systems refuse any chmod
             part.chmod(mode)
         part.replace(path)

@@ -60,9 +60,12 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
 
 
 def _diagnose_unreadable_file(path: Path) -> str:
-    """Return what an unreadable weights file contains instead, as part of a message; "" if unknown."""
-    with path.open("rb") as file:
-        begin = file.read(1000)
+    """Return why a weights file cannot be read, or what it contains instead; "" if unknown."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(1000)
+    except OSError as error:  # safetensors takes a file without read permission for missing
+        return summarize_error(error)
     if not begin.startswith(b"PK\x03\x04"):
         return describe_unsupported_content(begin) if begin else "the file is empty; copy or download it again"
     if not zipfile.is_zipfile(path):

@@ -30,6 +30,7 @@ from .result_pages import render_probe as render_probe
 from .run_files import RUN_VERSION as RUN_VERSION
 from .run_files import RunFiles as RunFiles
 from .run_files import read_settings as read_settings
+from .run_files import require_readable as require_readable
 from .run_folder import Predictions as Predictions
 from .run_folder import RunFolder as RunFolder
 from .run_folder import read_run as read_run

@@ -77,8 +77,9 @@ class RunFiles:
         """Read the class names, in the order of the logits.
 
         Raises:
-            RunError: the file cannot be read, is not UTF-8, or lists a name more than once.
+            RunError: the file is missing, cannot be read, is not UTF-8, or lists a name more than once.
         """
+        require_readable(self.classes)
         try:
             with self.classes.open(encoding="utf-8") as lines:  # str.splitlines() would also split at U+2028 in a name
                 names = tuple(line.removesuffix("\n") for line in lines)
@@ -119,13 +120,30 @@ class RunFiles:
         return (self.curves, self.confusion, self.report)
 
 
+def require_readable(*paths: Path) -> None:
+    """Check that those of the paths that exist can be opened for reading; safetensors takes any other file for missing.
+
+    Raises:
+        RunError: a file cannot be opened.
+    """
+    for path in paths:
+        try:
+            path.open("rb").close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            advice = ": ask its owner for permission to read it" if isinstance(error, PermissionError) else ""
+            raise RunError(f"{path} cannot be read ({summarize_error(error)}){advice}") from error
+
+
 def read_settings(files: RunFiles) -> dict[str, Any]:
     """Return the contents of a run folder's `config.json`.
 
     Raises:
-        RunError: the file is missing, damaged, or from an incompatible version.
+        RunError: the file is missing, cannot be read, is damaged, or is from an incompatible version.
     """
     folder = files.folder
+    require_readable(files.config)
     if not files.config.is_file():
         create = format_command("finetune", "...", "-o", folder)
         raise RunError(f"{folder} is not a run folder: it has no config.json ({create} creates one)")

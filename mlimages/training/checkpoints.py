@@ -39,7 +39,7 @@ from mlimages.networks import (
     to_channels_last,
     wrap_network,
 )
-from mlimages.reports import RunFiles, read_settings
+from mlimages.reports import RunFiles, read_settings, require_readable
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.run import EpochMetrics
 
@@ -113,8 +113,9 @@ def load_state(files: RunFiles) -> TrainingState | None:
     """Load the training state of a run; return None if no epoch is complete.
 
     Raises:
-        RunError: the file is damaged, or has an unknown version.
+        RunError: the file cannot be read, is damaged, or has an unknown version.
     """
+    require_readable(files.state)
     if not files.state.exists():
         return None
     try:
@@ -275,7 +276,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     Raises:
         InputError: `checkpoint` is neither `best` nor `last`.
         ModelError: the network cannot be built, differs from the one that was trained, or its file is damaged.
-        RunError: `run` is not a run folder, has no checkpoint yet, or its training state is damaged.
+        RunError: `run` is not a run folder, has no checkpoint yet, or one of its files cannot be read.
 
     >>> run = load_run("runs/first")
     >>> run.network(torch.zeros(1, *run.preprocessing.image.shape)).shape
@@ -289,6 +290,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     preprocessing = Preprocessing.from_dict(settings["preprocessing"])
     image, names = preprocessing.image, files.read_class_names()
     whole, state = files.folder / f"{checkpoint}.safetensors", load_state(files)
+    require_readable(whole, files.result)
     if state is None and not whole.exists():
         raise RunError(f"{run} has no {whole.name} yet: resume it with {format_command('finetune', '--resume', run)}")
     if network is None:
@@ -306,7 +308,7 @@ def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: 
     weights = whole
     if state is not None:
         trained = state.best_trained_tensors if checkpoint == "best" else state.trained_tensors
-        if state.lower_layers_share or not _has_tensor_values(whole, trained):
+        if state.lower_layers_share or not (whole.exists() and _has_tensor_values(whole, trained)):
             load_trained_tensors(network, trained)
             weights = files.state
     return make_trained_run(files, network, weights=weights)
@@ -342,9 +344,7 @@ def _add_lower_head_or_raise(model: Model) -> Model:
 
 
 def _has_tensor_values(path: Path, tensors: NamedTensors) -> bool:
-    """Return whether the checkpoint file exists and contains each of the tensors with the same values."""
-    if not path.exists():
-        return False
+    """Return whether the checkpoint file contains each of the tensors with the same values."""
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         return all(name in names and torch.equal(file.get_tensor(name), tensors[name]) for name in tensors)

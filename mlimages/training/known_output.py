@@ -9,13 +9,13 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mlimages.core import atomic_write
+from mlimages.core import RunError, atomic_write, summarize_error
 from mlimages.export import KnownOutput, KnownScore
 from mlimages.inference import InDistributionCalibration, PredictionSetThresholds
-from mlimages.reports import RunFiles
+from mlimages.reports import RunFiles, require_readable
 
 KNOWN_SHARE = 0.95
 """Share of new images, drawn from the distribution of the validation images, that count as known: their output `known`
@@ -98,12 +98,21 @@ def load_known_output(files: RunFiles) -> KnownOutput | None:
 
     Runs do not have it if they are multi-label or not finished, or have fewer than MIN_CONFORMAL_IMAGES validation
     images.
+
+    Raises:
+        RunError: the file cannot be read, or is damaged.
     """
+    require_readable(files.known)
     if not files.known.exists():
         return None
-    with safe_open(files.known, framework="pt") as file:
-        values = json.loads(file.metadata()["mlimages"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+    try:
+        with safe_open(files.known, framework="pt") as file:
+            values = json.loads(file.metadata()["mlimages"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{files.known} cannot be read ({summarize_error(error)}): restore it, or train again"
+        ) from error
     classes, width = tensors["means"].shape
     score = KnownScore(classes, width, len(tensors["directions"]))
     score.load_state_dict(tensors)

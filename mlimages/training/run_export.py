@@ -53,7 +53,7 @@ def export_run(
     Raises:
         InputError: `overwrite` is false, and `out` exists and was not written by mlimages, or was edited after mlimages
             wrote it.
-        RunError: `run` is not a run folder, or has no weights yet.
+        RunError: `run` is not a run folder, has no weights yet, or one of its files cannot be read.
         ExportError: the network cannot be converted to ONNX, or the outputs of the file differ (the message names the
             image with the largest difference); nothing is written.
 

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile, label_dir_auto
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli
+from tests.unprivileged import run_without_override
 
 
 @pytest.fixture
@@ -245,17 +245,6 @@ def test_what_is_appended_with_a_split_is_added_to_the_parts(folders: Path, invo
     assert sum("more/one.jpg wasps" in line for part in parts() for line in part) == 1
 
 
-def run_without_override(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `mlimages` without root's right to read and write everything."""
-    as_others: list[str] = []
-    if os.geteuid() == 0:
-        if not shutil.which("setpriv"):
-            pytest.skip("there is no setpriv to give up root's right to read and write everything")
-        as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    command = [*as_others, sys.executable, "-m", "mlimages", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folders: Path) -> None:
     for name in ("loop", "loop.jpg"):
         (folders / "data/ants" / name).symlink_to(name)
@@ -263,12 +252,14 @@ def test_links_in_a_circle_and_what_may_not_be_read_cost_themselves_alone(folder
     locked.mkdir(mode=0)
     unseen = folders / "data/bees/0.jpg"
     unseen.chmod(0)
-    labelled = run_without_override(folders, "label", "data")
+    labelled = run_without_override(folders, "-m", "mlimages", "label", "data")
     assert labelled.stdout == "data/labels.txt: 15 images, 2 classes: ants 9, bees 6\n"
     assert "left out: links to files or folders that do not exist: 1 loop\n" in labelled.stderr
     assert "left out: folders without read permission: 1 locked\n" in labelled.stderr
     assert "locked: no images" not in labelled.stderr
-    assert "        2  unreadable\n" in run_without_override(folders, "check", "data/labels.txt").stdout
+    assert (
+        "        2  unreadable\n" in run_without_override(folders, "-m", "mlimages", "check", "data/labels.txt").stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -285,7 +276,7 @@ def test_a_read_only_dataset_is_refused_before_its_images_are_decoded(folders: P
     before = set(folders.glob("*.*"))
     for folder in [*(folders / "data").rglob("*"), folders / "data"]:
         folder.chmod(0o555 if folder.is_dir() else 0o444)
-    done = run_without_override(folders, *words)
+    done = run_without_override(folders, "-m", "mlimages", *words)
     for folder in [folders / "data", *(folders / "data").rglob("*")]:
         folder.chmod(0o755)
     assert done.returncode == 1

@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,14 +67,19 @@ def test_whatever_writes_a_disk_that_takes_no_more_is_one_error_that_names_the_f
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "as it was")]
 
 
-def test_a_new_file_may_be_read_by_whom_the_system_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writer", [*WRITERS, "rename", "copy2"])
+def test_a_new_file_may_be_read_by_whom_the_system_says_whatever_writes_it(tmp_path: Path, writer: str) -> None:
+    source = tmp_path / "source"
+    source.touch(mode=0o600)
+    writers = {**WRITERS, "rename": source.rename, "copy2": lambda path: shutil.copy2(source, path)}
     before = os.umask(0o027)
     try:
         with atomic_write(tmp_path / "a.txt") as part:
-            part.write_text("new")
+            writers[writer](part)
     finally:
         os.umask(before)
-    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
+    expected = 0o600 if writer == "copy2" else 0o640  # a file that is moved to another file system stays private
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == expected
 
 
 HOLD = """
