@@ -6,10 +6,10 @@ from .run import gather as gather
 from .run import gather_async as gather_async
 from .sharded import gather_on as gather_on
 from .sharded import require_shardable as require_shardable
+from .sources.archived_lists import read_list as read_list
 from .sources.commons import Commons as Commons
 from .sources.imagenet import ImageNet as ImageNet
 from .sources.inaturalist import INaturalist as INaturalist
-from .sources.lists import read_list as read_list
 from .sources.openverse import Openverse as Openverse
 from .sources.pexels import Pexels as Pexels
 from .sources.source import Source as Source

@@ -76,7 +76,7 @@ def _read_coco(document: Mapping[str, Any], path: Path) -> Iterator[_AnnotatedIm
 
 
 def find_coco_classes(
-    document: Mapping[str, Any], path: Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
+    document: Mapping[str, Any], path: str | Path, read_name: Callable[[Mapping[str, Any]], str] | None = None
 ) -> list[list[str]]:
     """Return, for each image of a COCO dataset in order, the names of the categories of its annotations.
 
@@ -102,14 +102,14 @@ def find_coco_classes(
     return [labels[_read_coco_value(image, "id", "images", path)] for image in document["images"]]
 
 
-def _require_coco_lists(document: Mapping[str, Any], path: Path) -> None:
+def _require_coco_lists(document: Mapping[str, Any], path: str | Path) -> None:
     for key in ("images", "categories", "annotations"):
         if not _is_list_of_dicts(document.get(key)):
             raise LabelFileError(f"{path}: expected a list of objects under {key!r}, which COCO requires")
 
 
 def _read_referenced_ids(
-    annotations: Sequence[Mapping[str, Any]], key: str, known_ids: Container[str], path: Path
+    annotations: Sequence[Mapping[str, Any]], key: str, known_ids: Container[str], path: str | Path
 ) -> list[str]:
     """Return the value of `key` (`image_id` or `category_id`) of each annotation; check that the ids are known."""
     ids = [_read_coco_value(each, key, "annotations", path) for each in annotations]
@@ -123,7 +123,7 @@ def _read_referenced_ids(
 
 
 def _map_ids_to_names(
-    document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: Path
+    document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: str | Path
 ) -> dict[str, str]:
     """Return the name of each object under `list_key` by id; an object that is repeated counts once."""
     names: dict[str, str] = {}
@@ -138,7 +138,7 @@ def _map_ids_to_names(
     return names
 
 
-def _read_coco_value(values: Mapping[str, Any], key: str, list_key: str, path: Path) -> str:
+def _read_coco_value(values: Mapping[str, Any], key: str, list_key: str, path: str | Path) -> str:
     """Return the value of `key` in a COCO object as text; the error message names the list `list_key` that it is in."""
     if values.get(key) is None:
         raise LabelFileError(f"{path}: an object in {list_key!r} has no {key!r}, which COCO requires: {values!s:.80}")

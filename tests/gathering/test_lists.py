@@ -283,7 +283,7 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
 
 @pytest.mark.parametrize("suffix", ["tar", "tgz", "tar.gz", "tar.bz2", "TAR.xz"])
 @pytest.mark.parametrize(("name", "text"), [("x.csv", f"url,label\n{A},cat\n"), ("x.json", json.dumps({"cat": [A]}))])
-def test_the_first_file_of_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(
+def test_a_list_in_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(
     tmp_path: Path, name: str, text: str, suffix: str
 ) -> None:
     data, path = text.encode(), tmp_path / f"{name}.{suffix}"
@@ -459,6 +459,91 @@ def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) 
     path = write(tmp_path / "x.txt", b"http://x/" + b"y" * 5_000_000 + f"\n{A}\n".encode())
     first, second = read_list(path)
     assert (len(first.url), second.url) == (2**20, A)
+
+
+def archive(path: Path, members: dict[str, str | bytes]) -> Path:
+    contents = {name: data.encode() if isinstance(data, str) else data for name, data in members.items()}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name, data in contents.items():
+                zipped.writestr(name, data)
+        return path
+    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '').replace('tgz', 'gz')}"
+    with tarfile.open(path, mode) as tar:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def count_and_tell(path: Path, **options: Any) -> tuple[dict[str, int | None], list[str]]:
+    told: list[str] = []
+    return asyncio.run(UrlList(path, tell=told.append, **options).count_links_by_class()), told
+
+
+ANTS_AND_BEES = {"ants.txt": f"{A}\n{B}\n", "more/bees.txt": f"{A}\n"}
+MANY_ANTS = "".join(f"http://x/{n}.jpg\n" for n in range(6000))
+ARCHIVED = {
+    "two lists": (ANTS_AND_BEES, {"ants": 2, "bees": 1}, []),
+    "one list": ({"ants.txt": f"{A}\n"}, {"lists": 1}, []),
+    "more rows than are checked at first": ({**ANTS_AND_BEES, "ants.txt": MANY_ANTS}, {"ants": 6000, "bees": 1}, []),
+    "a table with its own format": ({"a.csv": f"url,label\n{A},cat\n", **ANTS_AND_BEES},
+                                    {"cat": 1, "ants": 2, "bees": 1}, []),
+    "an empty file": ({"empty.txt": "", **ANTS_AND_BEES}, {"ants": 2, "bees": 1}, ["empty.txt"]),
+    "a README": ({"README.txt": "see LICENSE\n", **ANTS_AND_BEES}, {"ants": 2, "bees": 1}, ["README.txt"]),
+    "a README of several lines": ({"README.md": f"# Links, of\nants\n\nsee <{A}>, ok\n", **ANTS_AND_BEES},
+                                  {"ants": 2, "bees": 1}, ["README.md"]),
+    "files of macOS": ({"__MACOSX/._ants.txt": b"\0\5\x16", ".DS_Store": b"\0", "ants.txt": f"{A}\n"},
+                       {"lists": 1}, ["__MACOSX/._ants.txt", ".DS_Store"]),
+    "an image, a page and JSON": ({"a.jpg": photo(1), "index.html": "<html><p>ants", "x.json": "[1]", "ants.txt": A},
+                                  {"ants": 1}, ["a.jpg", "index.html", "x.json"]),
+    "names of tar": ({f"./{name}": data for name, data in ANTS_AND_BEES.items()}, {"ants": 2, "bees": 1}, []),
+}  # fmt: skip
+"""Archives: their files, the links by class, and the files that are left out."""
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tgz"])
+@pytest.mark.parametrize("form", ARCHIVED)
+def test_every_list_of_an_archive_is_read_and_other_files_are_named(tmp_path: Path, form: str, suffix: str) -> None:
+    members, classes, left_out = ARCHIVED[form]
+    path = archive(tmp_path / f"lists{suffix}", members)
+    counts, told = count_and_tell(path)
+    assert counts == classes
+    said = f"{path.name}: left out: {len(left_out)} of {len(members)} files, which are no lists of links: "
+    assert [text for text in told if "left out" in text] == [said + ", ".join(left_out)] * bool(left_out)
+    assert sum(1 for _ in read_list(path)) == sum(classes.values())
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "message"),
+    [
+        ({"README": "see LICENSE", "a.jpg": photo(1)}, {}, r"lists\.zip: none of its 2 files is a list of links"),
+        ({"a/ants.txt": A, "b/ants.txt": B}, {}, r"lists\.zip/a/ants.txt and .*lists\.zip/b/ants.txt list no classes"),
+        ({"a.csv": f"photo\n{A}", "b.csv": f"image\n{B}"}, {"url_col": "photo"}, r"zip/b\.csv has no column 'photo'"),
+        ({"a.txt": A, "b.json": f'["{B}"'}, {}, r"lists\.zip/b\.json cannot be read"),
+    ],
+)
+def test_a_list_of_an_archive_that_cannot_be_used_is_named(
+    tmp_path: Path, members: dict[str, str | bytes], options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        count_and_tell(archive(tmp_path / "lists.zip", members), **options)
+
+
+def test_a_file_without_links_in_an_archive_needs_no_column(tmp_path: Path) -> None:
+    members = {"README": "see LICENSE\n", "a.csv": f"photo,kind\n{A},cat\n"}
+    counts, told = count_and_tell(archive(tmp_path / "x.zip", members), url_col="photo", label_col="kind")
+    assert counts == {"cat": 1}
+    assert told[0] == "x.zip: left out: 1 of 2 files, which are no lists of links: README"
+
+
+def test_every_list_of_an_archive_at_an_address_is_read(site: Site, tmp_path: Path) -> None:
+    lists = {f"{name}.txt": site.url(f"/{name}.jpg") for name in ("ants", "bees")}
+    site.routes = {f"/{name}.jpg": answer(photo(number)) for number, name in enumerate(("ants", "bees"))}
+    site.routes["/lists.zip"] = answer(archive(tmp_path / "lists.zip", lists).read_bytes())
+    source = UrlList(site.url("/lists.zip"), http_options=GatherOptions(allow_private=True))
+    assert run(source, tmp_path / "out").classes == {"ants": 1, "bees": 1}
 
 
 def test_every_list_is_understood_before_a_link_is_asked_for(site: Site, tmp_path: Path) -> None:

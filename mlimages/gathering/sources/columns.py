@@ -30,6 +30,10 @@ _MARKDOWN_LINK = re.compile(
 )
 
 
+class NoLinksError(InputError):
+    """Raised if a file has no links. In an archive of several files, such a file, such as a README, is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkListOptions:
     """Options for reading a list of links.
@@ -84,18 +88,26 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
     """Choose the columns of links and of classes by the options, or else by their names and the first rows.
 
     Raises:
-        InputError: a column of the options does not exist, or `rows` contain no link.
+        NoLinksError: `rows` contain no link.
+        InputError: a column of the options does not exist.
     """
-    url = _find_column(names, options.url_col, list_name, "--url-column") or _choose_link_column(names, rows)
+    has_links = any(is_link(to_text(value)) for row in rows for value in row.values())
+    for column, option in ((options.url_col, "--url-column"), (options.label_col, "--label-column")):
+        if column is not None and _find_column(names, column) is None:
+            shown = ", ".join(names)[:200]
+            raise (InputError if has_links else NoLinksError)(
+                f"{list_name} has no column {column!r} (columns: {shown}): choose one with {option}"
+            )
+    url = _find_column(names, options.url_col) or _choose_link_column(names, rows)
     if url is None:
         first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
         first_rows = pluralize(len(rows), "row").removeprefix("1 ")
-        raise InputError(
+        raise NoLinksError(
             f"{list_name}: no link in the first {first_rows} (columns: {', '.join(names)[:200]}; "
             f"first row: {escape_unprintable(first)}): choose the column of links with --url-column and that of "
             "classes with --label-column"
         )
-    label = _find_column(names, options.label_col, list_name, "--label-column")
+    label = _find_column(names, options.label_col)
     if label is None and options.class_name is None:
         label = next((name for known in _LABEL_COLUMN_NAMES for name in names if _get_leaf_name(name) == known), None)
         if label is None and len(names) == 2 and names[0] == "column 1":
@@ -104,18 +116,14 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
     return TableColumns(url, label if label != url else None, others)
 
 
-def _find_column(names: Sequence[str], column: str | None, list_name: str, option: str) -> str | None:
-    """Return the name of the column that the user chose with `option`, by name or number; None if `column` is None."""
+def _find_column(names: Sequence[str], column: str | None) -> str | None:
+    """Return the name of a column that the user chose by name or number; None if there is none, or `column` is None."""
     if column is None:
         return None
     for name in names:
         if column.lower() == name.lower():
             return name
-    if column.isdecimal() and 1 <= int(column) <= len(names):
-        return names[int(column) - 1]
-    raise InputError(
-        f"{list_name} has no column {column!r} (columns: {', '.join(names)[:200]}): choose one with {option}"
-    )
+    return names[int(column) - 1] if column.isdecimal() and 1 <= int(column) <= len(names) else None
 
 
 def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None:

@@ -20,9 +20,10 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import CONNECTION_REASONS, classify_error, describe_error
 from mlimages.gathering.links import parse_host
 from mlimages.gathering.options import GatherOptions
+from mlimages.gathering.sources.archived_lists import read_list
 from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entries, return_data
 from mlimages.gathering.sources.columns import is_http_url
-from mlimages.gathering.sources.lists import read_list, require_parquet_extra
+from mlimages.gathering.sources.lists import require_parquet_extra
 from mlimages.gathering.sources.search_api import make_http_options
 from mlimages.gathering.sources.wordnet import assign_folders, describe_appended_wnids, find_synset
 

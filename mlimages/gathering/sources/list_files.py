@@ -10,9 +10,9 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mlimages.core import InputError, summarize_error
@@ -52,6 +52,31 @@ def is_compressed(path: Path) -> bool:
     return _COMPRESSION_SUFFIX.search(path.name) is not None
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a zip or a tar, judging by its name."""
+    return _TAR_SUFFIX.search(path.name) is not None or path.suffix.lower() == ".zip"
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file of an archive is hidden or one that macOS adds: `.DS_Store`, `__MACOSX/._cats.txt`."""
+    return any(part == "__MACOSX" or part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def iter_members(path: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
+    """Yield the name and the stream of each regular file of a zip or a tar; only the last stream can be read."""
+    if _TAR_SUFFIX.search(path.name):
+        with tarfile.open(path) as archive:
+            for info in archive:
+                if info.isreg() and (file := archive.extractfile(info)):
+                    yield info.name, file
+        return
+    with zipfile.ZipFile(path) as zipped:
+        for entry in zipped.infolist():
+            if not entry.is_dir():
+                with zipped.open(entry) as file:
+                    yield entry.filename, file
+
+
 def count_data_lines(path: Path) -> int:
     """Return the number of lines of a file that are neither blank nor comments."""
     with path.open("rb") as file:
@@ -65,7 +90,7 @@ def open_stdin() -> IO[bytes]:
 
 @contextmanager
 def open_list(path: Path) -> Iterator[IO[bytes]]:
-    """Context manager: open a list as a stream of decompressed bytes; for a zip or a tar, open its first file.
+    """Context manager: open a list as a stream of decompressed bytes; for a zip or a tar, open its first visible file.
 
     Raises:
         InputError: the file cannot be read to its end.
@@ -75,17 +100,11 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
             yield file
         return
     try:
-        suffix = path.suffix.lower()
-        if _TAR_SUFFIX.search(path.name):
-            with tarfile.open(path) as archive:
-                member = next((info for info in archive if info.isreg()), None)
-                yield (member and archive.extractfile(member)) or io.BytesIO()
-        elif suffix == ".zip":
-            with zipfile.ZipFile(path) as zipped:
-                name = next((info.filename for info in zipped.infolist() if not info.is_dir()), None)
-                yield zipped.open(name) if name else io.BytesIO()
+        if is_archive(path):
+            with closing(iter_members(path)) as members:
+                yield next((file for name, file in members if not is_hidden(name)), io.BytesIO())
         else:
-            with _OPENER_BY_SUFFIX.get(suffix, open)(path, "rb") as file:
+            with _OPENER_BY_SUFFIX.get(path.suffix.lower(), open)(path, "rb") as file:
                 yield file
     except READ_ERRORS as error:
         raise make_read_error(path, error) from error

@@ -16,6 +16,7 @@ from mlimages.core import ImageRef, InputError, MissingExtraError, escape_unprin
 from mlimages.gathering.links import remove_credentials
 from mlimages.gathering.sources.columns import (
     LinkListOptions,
+    NoLinksError,
     Row,
     TableColumns,
     choose_columns,
@@ -69,27 +70,6 @@ _SECOND_LINK = re.compile(r"[,;|\s]\s*https?://")
 _IMAGENET_IMAGE_ID = re.compile(r"(n\d{8})_\d+")
 
 
-def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
-    """Yield the links of a file, in order, with their classes.
-
-    Args:
-        path, url_col, label_col: see `UrlList`.
-
-    Raises:
-        InputError: the file cannot be read, has rows but no links, or its classes look like captions. (An empty file
-            yields nothing.)
-        MissingExtraError: see `require_parquet_extra`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "cats.txt"
-        >>> _ = path.write_text("http://example.com/1.jpg")
-        >>> [ref.label for ref in read_list(path)]
-        ['cats']
-    """
-    yield from LinkFile(path, LinkListOptions(url_col, label_col))
-
-
 def require_parquet_extra(path: Path) -> None:
     """Raise MissingExtraError if this is a Parquet file and pyarrow is not installed."""
     if get_list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
@@ -110,21 +90,25 @@ class LinkFile:
         name: name of the list in messages; "" for the name of the file.
 
     Attributes:
+        origin: path of the list, or the argument `name` if it is given.
         name: name of the list in messages.
         description: the detected columns and the first link, in one line.
         warnings: probable mistakes in the first rows, one line each.
+        has_rows: whether there is a row that may contain a link.
         num_header_lines: number of lines that are a header or declare the separator.
         file_class: the class named after the file (`cats` for `cats.txt`) if none of the first links has another class;
             "" otherwise.
 
     Raises:
-        InputError: the list cannot be read, has rows but no links, or its classes look like captions.
+        NoLinksError: the file has rows but no links, or is not text.
+        InputError: the list cannot be read, or its classes look like captions.
         MissingExtraError: see `require_parquet_extra`.
     """
 
     def __init__(self, path: Path, options: LinkListOptions, *, name: str = "") -> None:
         require_parquet_extra(path)
         self._path = path
+        self.origin: str | Path = name or path
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
         file_class = "" if path == STDIN else normalize_class_name(path.name.split(".")[0])
@@ -135,6 +119,7 @@ class LinkFile:
         self._left_out = LeftOutRows()
         self._has_long_rows = False
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
+        self.has_rows = bool(head)
         is_named_by_file = options.class_name is None and self._unclassified == len(head) > 0
         self.file_class = self._default_class if is_named_by_file else ""
         self._left_out.reject_if_most_are_too_long(len(head), self.name)
@@ -159,7 +144,7 @@ class LinkFile:
         if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
             first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
             first_rows = pluralize(len(first_links), "row").removeprefix("1 ")
-            raise InputError(
+            raise NoLinksError(
                 f"{self.name}: no http(s) link in the first {first_rows} (first row: {_shorten_url(first, 200)}): "
                 "use a list of links"
             )
@@ -201,7 +186,7 @@ class LinkFile:
             return
         with open_list(self._path) as file:
             if is_binary(file):
-                raise InputError(
+                raise NoLinksError(
                     f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV, or extract it"
                 )
             if suffix == ".json" or is_json_array(file):
@@ -224,7 +209,7 @@ class LinkFile:
         first_lines, lines = remove_leading_comments(first_lines, lines)
         first = first_lines[0] if first_lines else ""
         if first.lstrip().lower().startswith(("<!doctype html", "<html")):
-            raise InputError(
+            raise NoLinksError(
                 f"{self.name} is a web page, perhaps a login page, not a list of links: download the list itself"
             )
         if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
@@ -260,12 +245,12 @@ class LinkFile:
         try:
             value = json.loads(text)
         except RecursionError as error:
-            raise InputError(f"{self._path} cannot be read: the JSON is nested too deeply") from error
+            raise InputError(f"{self.origin} cannot be read: the JSON is nested too deeply") from error
         except ValueError as error:
             if "\n" in text and text.startswith("{"):  # JSON lines with another suffix
                 return self._parse_rows(parse_json_lines(text.split("\n")))
-            raise InputError(f"{self._path} cannot be read: {summarize_error(error)}") from error
-        return self._parse_rows(iter(extract_json_rows(value, self._path)))
+            raise InputError(f"{self.origin} cannot be read: {summarize_error(error)}") from error
+        return self._parse_rows(iter(extract_json_rows(value, self.origin)))
 
     def _parse_rows(self, rows: Iterator[Row]) -> Iterator[ImageRef]:
         head, rows = self._peek(rows, 100)

@@ -24,6 +24,7 @@ from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import describe_error
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.partition import LinkCountsByHost
+from mlimages.gathering.sources.archived_lists import open_lists
 from mlimages.gathering.sources.columns import LinkListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
 from mlimages.gathering.sources.lists import LinkFile, find_max_num_links, require_parquet_extra
@@ -82,6 +83,7 @@ def as_source(source: AnySource, http_options: GatherOptions) -> Source:
 
 class UrlList:
     """Lists of links in files or at http(s) URLs, plain, compressed (.gz .bz2 .xz .zip) or in a tar (also .tgz).
+    An archive may contain several lists; files in it that are no lists, such as a README, are left out.
 
     A text file has a link per line, a class and a link separated by a tab, or ImageNet's `n00004475_6590<TAB>link`. A
     table (CSV, TSV, JSON, JSON lines, Parquet, COCO) has a column (or key) of links and optionally one of classes; the
@@ -140,11 +142,11 @@ class UrlList:
     async def __aiter__(self) -> AsyncIterator[ImageRef]:
         files = await self._open_lists()
         self._files = None  # they can be read only once
-        for path, file in zip(self._paths, files, strict=True):
+        for file in files:
             # Standard input link by link: the program that writes to it may wait for each line to be read.
-            blocks = _split_into_blocks(file, 1 if path == STDIN else _LINKS_PER_BLOCK)
-            read = partial(next, blocks, [])
-            while block := await _run_in_thread(read, is_daemon=path == STDIN):
+            is_stdin = file.origin == STDIN
+            read = partial(next, _split_into_blocks(file, 1 if is_stdin else _LINKS_PER_BLOCK), [])
+            while block := await _run_in_thread(read, is_daemon=is_stdin):
                 for image_ref in block:
                     yield image_ref
             for text in file.find_late_warnings():
@@ -190,16 +192,23 @@ class UrlList:
             with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
                 for number, path in enumerate(self._paths):
                     local = path if isinstance(path, Path) else await self._download(path, Path(folder) / str(number))
-                    open_list = partial(LinkFile, local, self._options, name=path if isinstance(path, str) else "")
-                    file = await _run_in_thread(open_list, is_daemon=local == STDIN)
-                    for text in filter(None, (file.description, *file.warnings)):
-                        self._tell(f"{file.name}: {text}")
-                    _reject_duplicate_class(self._paths, [*files, file])
-                    files.append(file)
-                    lengths.append(await asyncio.to_thread(find_max_num_links, local, file.num_header_lines))
+                    for file in await self._open_lists_at(local, path if isinstance(path, str) else ""):
+                        for text in filter(None, (file.description, *file.warnings)):
+                            self._tell(f"{file.name}: {text}")
+                        _reject_duplicate_class([*files, file])
+                        files.append(file)
+                        lengths.append(await asyncio.to_thread(find_max_num_links, local, file.num_header_lines))
             self._files = files
             self._length = None if None in lengths else sum(filter(None, lengths))
         return self._files
+
+    async def _open_lists_at(self, path: Path, name: str) -> list[LinkFile]:
+        """Open the list at `path`, or those in an archive (see `open_lists`)."""
+        opened = partial(open_lists, path, self._options, name=name)
+        files, note = await _run_in_thread(opened, is_daemon=path == STDIN)
+        if note:
+            self._tell(f"{name or path.name}: {note}")
+        return files
 
     async def _download(self, url: str, folder: Path) -> Path:
         """Create `folder` and download a list into it, with the file name in the URL; return the path of the file."""
@@ -219,17 +228,17 @@ class UrlList:
         return folder / name
 
 
-def _reject_duplicate_class(paths: Sequence[str | Path], files: Sequence[LinkFile]) -> None:
+def _reject_duplicate_class(files: Sequence[LinkFile]) -> None:
     """Raise InputError if the last of `files` and an earlier one get the same class from their file names.
 
-    For example, `a/cats.txt` and `b/cats.txt` both get the class `cats`. `files` are the lists that are open so far, in
-    the order of `paths`; all but the last have been checked already.
+    For example, `a/cats.txt` and `b/cats.txt` both get the class `cats`. All `files` but the last have been checked
+    already.
     """
     *earlier, last = files
-    for path, file in zip(paths, earlier, strict=False):
-        if last.file_class and file.file_class == last.file_class and path != paths[len(earlier)]:
+    for file in earlier:
+        if last.file_class and file.file_class == last.file_class and file.origin != last.origin:
             raise InputError(
-                f"{path} and {paths[len(earlier)]} list no classes, so the class of each is its file name, which is "
+                f"{file.origin} and {last.origin} list no classes, so the class of each is its file name, which is "
                 f"the same: rename one of them, or use --class {last.file_class} if they are one class"
             )
 

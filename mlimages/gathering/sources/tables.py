@@ -18,6 +18,7 @@ from mlimages.gathering.sources.columns import (
     IMAGE_SUFFIX_AT_END,
     IMAGE_SUFFIX_PATTERN,
     RAW_TEXT_KEY,
+    NoLinksError,
     Row,
     is_header,
     is_http_url,
@@ -274,15 +275,14 @@ def flatten_object(values: Mapping[str, Any], key_prefix: str = "") -> dict[str,
     return found
 
 
-def extract_json_rows(value: Any, path: Path) -> list[Row]:
+def extract_json_rows(value: Any, path: str | Path) -> list[Row]:
     """Return the rows of a JSON document, which may have four forms.
 
     An array of links or objects, an object with one array of objects, a COCO dataset, or an object with an array of
     links per class: `{"cat": ["http://..."]}`.
 
     Args:
-        value: the parsed JSON document.
-        path: path of the document, for the error message.
+        value, path: the parsed JSON document, and its path for the error message.
 
     Raises:
         InputError: the document has another form, or an id of a COCO dataset is ambiguous or unknown.
@@ -297,10 +297,10 @@ def extract_json_rows(value: Any, path: Path) -> list[Row]:
             return extract_json_rows(arrays[0], path)
         if arrays and len(arrays) == len(value):
             return [{"url": to_text(each), "label": name} for name, urls in value.items() for each in urls]
-    raise InputError(f"{path}: expected a JSON array of links or objects, JSON lines, or a COCO dataset")
+    raise NoLinksError(f"{path}: expected a JSON array of links or objects, JSON lines, or a COCO dataset")
 
 
-def _extract_coco_rows(dataset: dict[str, Any], path: Path) -> list[Row]:
+def _extract_coco_rows(dataset: dict[str, Any], path: str | Path) -> list[Row]:
     """Return a row for each image of a COCO dataset.
 
     `category` is the class of the image's annotations; None if there is none, or if they have different classes.
