@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from mlimages.core import (
     find_f1_thresholds,
     is_remote,
     is_unchanged_output,
+    pluralize,
     require_writable,
     temporary_folder_beside,
     wilson_interval,
@@ -131,8 +133,8 @@ def export_network(
             nothing is written.
         LabelFileError: the label file cannot be read.
         InputError: `calibrate` or `known_share` is set, but no validation image can be read or the network is
-            multi-label; or `overwrite` is false, and an existing file was not written by mlimages or was changed
-            afterwards.
+            multi-label; `calibrate` is set, but the probabilities carry no information about the true classes; or
+            `overwrite` is false, and an existing file was not written by mlimages or was changed afterwards.
 
     Examples:
         >>> from mlimages.export import TrainedNetwork, export_network
@@ -240,9 +242,18 @@ def _calibrate(
 
     The accuracy is added to the provenance. If a temperature is fitted, so are the calibration errors before and after
     temperature scaling.
+
+    Raises:
+        InputError: a temperature is to be fitted, but equal probabilities for all classes are the most likely.
     """
     labels, uncalibrated = network_outputs.labels, calibration.softmax(network_outputs.logits)
     temperature = calibration.fit_temperature(network_outputs.logits, labels) if options.calibrate else 1.0
+    if math.isclose(temperature, calibration.TEMPERATURE_BOUNDS[1], rel_tol=1e-3):
+        raise InputError(
+            "--calibrate cannot fit a temperature: the probabilities of the network carry no information about the "
+            f"true classes of {pluralize(len(labels), 'validation image')}; check their labels, train for more epochs "
+            "or on more images, or omit --calibrate"
+        )
     calibrated = calibration.softmax(network_outputs.logits, temperature)
     share = options.known_share
     unknown_below = calibration.find_confidence_threshold(share, calibrated) if share else 0.0

@@ -23,6 +23,7 @@ from mlimages.core import (
     ImageProperty,
     InputError,
     LabeledPath,
+    NoProgress,
     Normalization,
     Preprocessing,
     RunError,
@@ -30,6 +31,7 @@ from mlimages.core import (
 )
 from mlimages.export import RUNTIMES, ExportOptions, TrainedNetwork, export_network, serialization
 from mlimages.export import parity as parity_module
+from mlimages.export.parity import compute_network_outputs
 from mlimages.export.preprocessing_graph import build_preprocessing_graph
 from mlimages.export.targets import load_in_runtime
 from mlimages.inference import OnnxBundle, to_graph_input
@@ -298,7 +300,11 @@ def test_the_exact_resize_is_used_where_one_level_changes_the_class(tmp_path: Pa
 
 def test_the_temperature_calibrates_without_changing_any_class(cnn_bundle: OnnxBundle, tmp_path: Path) -> None:
     options = ExportOptions(calibrate=True, known_share=0.75)
-    calibrated = exported("cifar10_cnn", tmp_path, count=12, options=options)
+    network, items = trained("cifar10_cnn"), made_images(tmp_path / "images", 12)
+    logits = compute_network_outputs(network, items, progress=NoProgress()).logits
+    classes = [row.argmax() if n % 3 else row.argmin() for n, row in enumerate(logits)]  # two thirds are right
+    items = [replace(item, label=int(label)) for item, label in zip(items, classes, strict=True)]
+    calibrated = export_network(network, tmp_path / "a.onnx", validation=items, options=options)
     assert cnn_bundle.temperature == 1.0
     assert calibrated.temperature != 1.0
     assert calibrated.provenance.calibration_error is not None
@@ -310,6 +316,25 @@ def test_the_temperature_calibrates_without_changing_any_class(cnn_bundle: OnnxB
     assert before.argmax() == after.argmax()
     odds = np.exp((logits - logits.max()) / calibrated.temperature)
     np.testing.assert_allclose(after, odds / odds.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("guesses", ["wrong classes", "equal probabilities"])
+def test_probabilities_without_information_are_not_calibrated_and_nothing_is_written(
+    guesses: str, tmp_path: Path
+) -> None:
+    network, items = trained("lenet5"), made_images(tmp_path / "images", 6)
+    if guesses == "equal probabilities":
+        for parameter in network.network.parameters():
+            torch.nn.init.zeros_(parameter)
+    logits = compute_network_outputs(network, items, progress=NoProgress()).logits
+    items = [replace(item, label=int(row.argmin())) for item, row in zip(items, logits, strict=True)]
+    before = export_network(network, tmp_path / "a.onnx", validation=items).path.read_bytes()
+    message = (
+        "--calibrate cannot fit a temperature: .* carry no information about the true classes of 6 validation images"
+    )
+    with pytest.raises(InputError, match=message):
+        export_network(network, tmp_path / "a.onnx", validation=items, options=ExportOptions(calibrate=True))
+    assert (tmp_path / "a.onnx").read_bytes() == before
 
 
 def test_large_weights_are_written_beside_the_file_and_replaced_together_with_it(
