@@ -116,6 +116,7 @@ from .written_files import RECORDS_FILE_NAME as RECORDS_FILE_NAME
 from .written_files import append_output as append_output
 from .written_files import is_unchanged_output as is_unchanged_output
 from .written_files import list_written_files as list_written_files
+from .written_files import read_settings as read_settings
 from .written_files import record_settings as record_settings
 from .written_files import require_writable as require_writable
 from .written_files import write_output as write_output

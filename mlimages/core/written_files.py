@@ -121,34 +121,47 @@ def _is_read_only(path: Path) -> bool:
     return not is_remote(path) and path.is_file() and not path.stat().st_mode & 0o222
 
 
-def _read_records(folder: Path) -> frozenset[str]:
-    """Return the lines of the folder's `RECORDS_FILE_NAME`; none if there is no such file."""
+def _read_records(folder: Path) -> dict[str, None]:
+    """Return the lines of the folder's `RECORDS_FILE_NAME`, in order of the last time that each was recorded."""
     path = folder / RECORDS_FILE_NAME
-    return _read_lines_cached(path, found) if (found := fingerprint(path)) else frozenset()
+    return _read_lines_cached(path, found) if (found := fingerprint(path)) else {}
 
 
 @lru_cache(maxsize=64)
-def _read_lines_cached(path: Path, fingerprint: bytes) -> frozenset[str]:
+def _read_lines_cached(path: Path, fingerprint: bytes) -> dict[str, None]:
     """Return the lines of a file; the result is cached until the file's fingerprint changes."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # splitlines() would split names at U+2028
-            return frozenset(line.rstrip("\n") for line in lines)
+            last_first = dict.fromkeys(line.rstrip("\n") for line in reversed(list(lines)))
     except OSError:
-        return frozenset()
+        return {}
+    return dict.fromkeys(reversed(last_first))
 
 
 def record_settings(path: Path, settings: str) -> None:
     """Record the settings with which the file at `path` was written, as a comment in its folder's RECORDS_FILE_NAME."""
-    _append_record(path, f"# {path.name}: {settings}")  # `sha256sum -c` ignores comments
+    if read_settings(path) != settings:
+        _append_record(path, f"{_format_settings_prefix(path)}{settings}")
+
+
+def read_settings(path: str | os.PathLike[str]) -> str:
+    """Return the settings that `record_settings` recorded last for a file; "" if there are none."""
+    prefix = _format_settings_prefix(as_path(path))
+    lines = (line for line in reversed(_read_records(as_path(path).parent)) if line.startswith(prefix))
+    return next(lines, "").removeprefix(prefix)
+
+
+def _format_settings_prefix(path: Path) -> str:
+    return f"# {path.name}: "  # `sha256sum -c` ignores comments
 
 
 def _append_record(path: Path, line: str) -> None:
     """Append a line to the records of a folder; in a local folder, two commands can do so at the same time."""
     known = _read_records(path.parent)
-    if line in known:
+    if line in known and not line.startswith("#"):
         return
     if is_remote(path):
-        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{one}\n" for one in sorted({*known, line})))
+        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{one}\n" for one in [*known, line]))
         return
     with (path.parent / RECORDS_FILE_NAME).open("a", encoding="utf-8", errors="surrogateescape") as out:
         out.write(f"{line}\n")

@@ -13,6 +13,7 @@ from .folders import open_labels as open_labels
 from .folders import open_splits as open_splits
 from .formats import Label as Label
 from .formats import parse_separator_line as parse_separator_line
+from .grouping import group_by_pattern as group_by_pattern
 from .irregular_rows import format_row_numbers as format_row_numbers
 from .irregular_rows import has_too_many_cells as has_too_many_cells
 from .irregular_rows import is_repeated_header as is_repeated_header
@@ -44,7 +45,6 @@ from .shards import iter_all_images as iter_all_images
 from .shared_definitions import require_unchanged_classes as require_unchanged_classes
 from .split_files import SPLIT_NAMES_BY_COUNT as SPLIT_NAMES_BY_COUNT
 from .splitting import check_fractions as check_fractions
-from .splitting import group_by_pattern as group_by_pattern
 from .splitting import split as split
 from .table_options import TableOptions as TableOptions
 from .table_paths import read_paths as read_paths

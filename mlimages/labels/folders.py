@@ -30,6 +30,7 @@ from mlimages.labels.folder_notes import (
     make_no_images_error,
     suggest_table,
 )
+from mlimages.labels.grouping import group_by_pattern
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.scanning import (
@@ -44,7 +45,6 @@ from mlimages.labels.scanning import (
     walk_folders,
 )
 from mlimages.labels.shards import find_shard_images_by_class, find_shards, iter_all_images
-from mlimages.labels.splitting import group_by_pattern
 from mlimages.labels.table_options import TableOptions
 
 MAX_ROOT_IMAGE_FRACTION = 0.01
@@ -250,8 +250,8 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     root = _require_folder(as_path(folder))
     if not (paths := list(iter_all_images(root))):
         raise make_no_images_error(root, is_class_folder=True)
-    found = group_by_pattern([path.relative_to(root) for path in paths], pattern)
-    class_of = [normalize_class_name(found.get(path.relative_to(root), "")) for path in paths]
+    found = group_by_pattern(paths, pattern, folder=root)
+    class_of = [normalize_class_name(found.get(path, "")) for path in paths]
     unmatched = [str(path.relative_to(root)) for path, name in zip(paths, class_of, strict=True) if not name]
     shown = format_examples(unmatched)
     message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"

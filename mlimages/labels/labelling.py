@@ -31,6 +31,7 @@ from mlimages.labels.appending import (
 from mlimages.labels.class_names import MAX_CLASSES, check_class_names, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import get_supported_suffix
+from mlimages.labels.grouping import format_grouping, group_by_pattern, require_recorded_grouping
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
@@ -42,7 +43,7 @@ from mlimages.labels.layout import (
 )
 from mlimages.labels.scanning import MISSING_IMAGES_ADVICE, describe_skipped_entries, make_path_resolver
 from mlimages.labels.split_files import SPLIT_NAMES_BY_COUNT, describe_stale_split_files, find_split_files
-from mlimages.labels.splitting import check_fractions, group_by_pattern
+from mlimages.labels.splitting import check_fractions
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import read_paths
 
@@ -174,6 +175,9 @@ def make_label_files(
     if earlier and not options.split:
         found = ", ".join(path.name for path in earlier)
         raise InputError(f"no label file at {target} to append to, but {found}: append to these with --split 0.8,0.2")
+    grouping = format_grouping(options.group, options.group_by)
+    if options.append:
+        require_recorded_grouping(earlier, grouping)
     appended_to = dict(earlier) if options.append else {}
     if adds_to_target:
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
@@ -208,9 +212,8 @@ def make_label_files(
         return ()
     written = write_label_files(outputs, appended_to, overwrite=force)
     if options.split:
-        group = f"--group {options.group}" if options.group else f"--group-by {options.group_by}"
         for path in paths:
-            record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {group}")
+            record_settings(path, f"--split {','.join(map(str, options.split))} --seed {options.seed} {grouping}")
     return tuple(map(summarize_label_file, written))
 
 

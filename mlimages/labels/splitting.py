@@ -194,19 +194,6 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def group_by_pattern(paths: Iterable[Path], pattern: str) -> dict[Path, str]:
-    """Return, by path, the text that a regular expression matches, or that of its first capture group if it has one.
-
-    Images with the same text stay together. Paths that do not match are left out.
-
-    Raises:
-        InputError: the regular expression is invalid.
-    """
-    expression = compile_pattern(pattern)
-    found = ((path, match_pattern(expression, path.as_posix())) for path in paths)
-    return {path: text for path, text in found if text is not None}
-
-
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a regular expression.
 

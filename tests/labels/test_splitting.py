@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import InputError, LabeledPath
-from mlimages.labels import split
+from mlimages.labels import group_by_pattern, split
 from mlimages.labels.splitting import (
     ImageGroup,
     _compute_rounding_offsets,
@@ -17,7 +17,6 @@ from mlimages.labels.splitting import (
     _make_image_id,
     _select_groups_after_cut,
     check_fractions,
-    group_by_pattern,
     match_pattern,
     sample_per_class,
 )
