@@ -25,6 +25,7 @@ from .explanation import Explanation as Explanation
 from .explanation import explain as explain
 from .inputs import find_input_images as find_input_images
 from .multi_label import MultiLabelScores as MultiLabelScores
+from .onnx_file import describe_load_errors as describe_load_errors
 from .onnx_file import open_session as open_session
 from .predictor import KNOWN_THRESHOLD as KNOWN_THRESHOLD
 from .predictor import PREDICTION_SET_LEVEL as PREDICTION_SET_LEVEL

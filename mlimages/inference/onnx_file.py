@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,9 @@ with disable_telemetry("ORT_DISABLE_TELEMETRY", "1"):
 _CPP_LOCATION = r"^\S+\.(cc|h):\d+ .*\) "
 """Pattern of the source location (file, line and function) at the start of ONNX Runtime's error messages."""
 
+_FIRST_FIELD_TAG = b"\x08"
+"""First byte of an ONNX file: the tag of `ir_version`, field 1 of `ModelProto` (onnx/onnx.proto)."""
+
 METADATA_PROPS_FIELD_NUMBER = 14
 """Field number of `metadata_props` in `ModelProto` (onnx/onnx.proto)."""
 
@@ -46,18 +50,28 @@ def open_session(path: Path, *, prepack_weights: bool = True) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.disable_prepacking", str(int(not prepack_weights)))
-    try:
-        with path.open("rb") as file:  # ONNX Runtime's errors describe neither a wrong path nor another kind of file
-            content = describe_unsupported_content(file.read(1000))
+    with describe_load_errors(path):
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def describe_load_errors(path: Path) -> Iterator[None]:
+    """Context manager: raise an error of ONNX Runtime or `onnx`, while it loads the file at `path`, as a BundleError.
+
+    Raises:
+        BundleError: there is no such file, it is not an ONNX file, or it cannot be loaded.
+    """
+    begin = b""
+    try:
+        with path.open("rb") as file:  # the errors of both libraries describe neither a wrong path nor another content
+            begin = file.read(1000)
+        yield
     except FileNotFoundError as error:
-        raise BundleError(
-            f"no file at {path}: create it with {format_command('export', 'RUN', '-o', path.name)}"
-        ) from error
+        raise BundleError(_describe_missing_file(path)) from error
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # ONNX Runtime's errors share no base but Exception
-        raise BundleError(f"{path} {_describe_load_error(error)}" + (f": {content}" if content else "")) from error
+    except Exception as error:  # neither their errors nor protobuf's share a base but Exception
+        raise BundleError(f"{path} {_describe_load_error(error, begin)}") from error
 
 
 def run_with_timeout(
@@ -139,10 +153,20 @@ def _read_varint(file: BinaryIO) -> int | None:
     return None
 
 
-def _describe_load_error(error: Exception) -> str:
-    """Return why a file cannot be loaded, in words that follow the path of the file in a message."""
+def _describe_missing_file(path: Path) -> str:
+    """Return that there is no file at `path`, and how to create it, or what to pass instead."""
+    if path.suffix.lower() == ".onnx":
+        return f"no file at {path}: create it with {format_command('export', 'RUN', '-o', path)}"
+    return f"no file or folder at {path}: use MODEL.onnx or a run folder of `mlimages finetune`"
+
+
+def _describe_load_error(error: Exception, first_bytes: bytes) -> str:
+    """Return why a file with these first bytes cannot be loaded, in words that follow its path in a message."""
     text = summarize_error(error)
-    if "INVALID_PROTOBUF" in text or "No graph was found" in text:
-        return "is not an ONNX file"
+    if any(cause in text for cause in ("INVALID_PROTOBUF", "No graph was found", "Error parsing message")):
+        if not first_bytes or first_bytes.startswith(_FIRST_FIELD_TAG):
+            return "is incomplete or damaged: copy or download it again, or export it again"
+        advice = describe_unsupported_content(first_bytes) or "use MODEL.onnx or a run folder of `mlimages finetune`"
+        return f"is not an ONNX file: {advice}"
     text = text.partition(" failed:")[2] or text
     return f"cannot be loaded: {re.sub(_CPP_LOCATION, '', text)}"

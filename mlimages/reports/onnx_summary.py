@@ -18,9 +18,8 @@ from mlimages.core import (
     format_percent,
     pluralize,
     require_local_path,
-    summarize_error,
 )
-from mlimages.inference import BundleSession, OnnxBundle
+from mlimages.inference import BundleSession, OnnxBundle, describe_load_errors
 
 try:
     import onnx
@@ -51,16 +50,12 @@ def summarize_onnx(path: str | os.PathLike[str]) -> NetworkSummary:
         BundleError: the file does not exist, is not an ONNX file, or has an empty graph.
     """
     path = require_local_path(path)
-    try:
+    with describe_load_errors(path):
         model = onnx.load(path, load_external_data=False)
+        if not model.graph.node:
+            raise ValueError("No graph was found")  # as ONNX Runtime reports it
         model = onnx.shape_inference.infer_shapes(model)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
-    except FileNotFoundError as error:
-        raise BundleError(f"no file at {path}: check the path") from error
-    except Exception as error:  # protobuf and onnx raise errors of many kinds on invalid files
-        raise BundleError(f"{path} is not an ONNX file ({summarize_error(error)[:80]}): export it again") from error
-    if not model.graph.node:
-        raise BundleError(f"{path} contains no network: export it again")
     graph = _GraphTensors(model.graph)
     layers = tuple(layer for node in model.graph.node if (layer := graph.make_layer(node)) is not None)
     return NetworkSummary(

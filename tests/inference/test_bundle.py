@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from mlimages.inference import (
     open_session,
 )
 from mlimages.inference.onnx_file import read_metadata
+from mlimages.reports import summarize_onnx
 
 
 def tiny_model(path: Path, **metadata: str) -> Path:
@@ -197,9 +200,53 @@ def test_a_file_that_is_no_bundle_is_one_clear_error(tmp_path: Path, how: str) -
     assert not re.search(r"ONNXRuntimeError|\.cc:", str(caught.value))
 
 
-def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="mlimages export"):
-        OnnxBundle.read(tmp_path / "none.onnx")
+INCOMPLETE = "is incomplete or damaged: copy or download it again, or export it again"
+NOT_ONNX = "is not an ONNX file: "
+USE_A_MODEL = "use MODEL.onnx or a run folder of `mlimages finetune`"
+CONTENTS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "half of it": (lambda whole: whole[: len(whole) // 2], INCOMPLETE),
+    "all but its end": (lambda whole: whole[:-20], INCOMPLETE),
+    "its first field": (lambda whole: whole[:2], INCOMPLETE),
+    "nothing": (lambda whole: b"", INCOMPLETE),
+    "zeros": (lambda whole: bytes(len(whole)), f"{NOT_ONNX}{USE_A_MODEL}"),
+    "an image": (lambda whole: b"\x89PNG\r\n\x1a\n", f"{NOT_ONNX}{USE_A_MODEL}"),
+    "a Git LFS pointer": (
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+        f"{NOT_ONNX}the file is a Git LFS pointer; fetch the file with `git lfs pull`",
+    ),
+    "a web page": (
+        lambda whole: b"<!DOCTYPE html><html>",
+        f"{NOT_ONNX}the file is a web page; download the image or model file instead",
+    ),
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("read", [OnnxBundle.read, Predictor, summarize_onnx])
+def test_each_reader_says_what_a_file_is_instead_of_a_model(
+    content: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    bundle_at(tmp_path / "a.onnx").write(path := tiny_model(tmp_path / "a.onnx"))
+    change, message = CONTENTS[content]
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(BundleError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path} {message}"
+
+
+@pytest.mark.parametrize("name", ["none.onnx", "runs/my first/model.onnx", "runs/none", "none.pt"])
+@pytest.mark.parametrize("read", [OnnxBundle.read, Predictor, summarize_onnx])
+def test_a_missing_file_says_how_to_make_one_or_what_to_pass(
+    name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    with pytest.raises(BundleError) as caught:
+        read(path := tmp_path / name)
+    command = f"no file at {path}: create it with `mlimages export RUN -o {shlex.quote(str(path))}`"
+    advice = command if name.endswith(".onnx") else f"no file or folder at {path}: {USE_A_MODEL}"
+    assert str(caught.value) == advice
+
+
+def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is a folder without"):
         OnnxBundle.read(tmp_path)
 
