@@ -225,7 +225,7 @@ def _move_exported_files(path: Path, out: Path, *, overwrite: bool) -> None:
 def _choose_class_thresholds(
     network_outputs: NetworkOutputs, provenance: Provenance
 ) -> tuple[DecisionParameters, Provenance]:
-    """Return the thresholds of a multi-label network, and the provenance with its mean average precision."""
+    """Return the thresholds of a multi-label network, and `provenance` with the measured mAP added."""
     task, classes = MultiLabel(), network_outputs.logits.shape[1]
     probabilities = task.compute_probabilities(network_outputs.logits).astype(np.float32)  # as in the file
     targets = task.make_targets(network_outputs.labeled_paths, classes).astype(bool)

@@ -26,7 +26,7 @@ class KnownScore(nn.Module):
     Attributes:
         means: mean of each class's scaled feature vectors, `(classes, features)`.
         directions: principal directions, `(directions, features)`.
-        inverse_variance: inverse of the variance in all other directions.
+        inverse_variance: inverse of the variance along every direction orthogonal to `directions`.
         corrections: inverse variance along each principal direction minus `inverse_variance`, `(directions,)`.
         threshold: squared distance at which the score is 0.5.
 

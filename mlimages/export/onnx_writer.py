@@ -186,7 +186,7 @@ def write_onnx(
     decision_parameters: DecisionParameters | None = None,
     provenance: Provenance | None = None,
 ) -> tuple[OnnxBundle, ComputeLogits]:
-    """Write the network to `path`, and return the metadata to add to the file; the outputs are not checked.
+    """Write the network to `path` as ONNX, without its metadata and without a parity check.
 
     Args:
         trained_network: the network.

@@ -154,11 +154,11 @@ class _ImageComparison:
 
 @dataclass(frozen=True, slots=True)
 class _LogitsComparer:
-    """Compares the outputs of a file with those of the network, for one image at a time."""
+    """Compares the outputs of an ONNX file with those of the network, for one image at a time."""
 
     trained_network: TrainedNetwork
     task: Task
-    compute_logits: ComputeLogits
+    compute_onnx_logits: ComputeLogits
 
     def compare_end_to_end(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
         """Compare the logits of an exported file, which preprocesses the image at `path`, with those of the network.
@@ -167,12 +167,12 @@ class _LogitsComparer:
         in the file leave unchanged. The logits then show whether the network or the resize is the cause.
         """
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
-        logits = self.compute_logits(np.asarray(rgb)[None])[0]  # (classes,)
+        logits = self.compute_onnx_logits(np.asarray(rgb)[None])[0]  # (classes,)
         end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE)
         if end_to_end.matches:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare_pixels(rgb, prop)
-        same_pixels_logits = self.compute_logits(to_graph_input([pixels], prop))[0]
+        same_pixels_logits = self.compute_onnx_logits(to_graph_input([pixels], prop))[0]
         same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, LOGIT_TOLERANCE)
         if not same_pixels.matches:
             return replace(same_pixels, mismatch_cause="network")
@@ -189,7 +189,7 @@ class _LogitsComparer:
         """
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
-        comparison = self._compare_logits(path, self.compute_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
+        comparison = self._compare_logits(path, self.compute_onnx_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
         return comparison if comparison.matches else replace(comparison, mismatch_cause="network")
 
     def _compare_logits(

@@ -300,17 +300,16 @@ def _make_exact_resize(interpolation: str) -> OnnxFunction:
 
 @onnx_function
 def _compute_bilinear_integer_weight(distance, larger_width):
-    """Return the weight of a pixel, an integer: the triangle kernel max(1 - x, 0), times 2 * larger_width.
+    """Return the triangle kernel max(1 - x, 0) at x = distance / (2 * larger_width), times 2 * larger_width.
 
-    `larger_width` is the larger of the widths before and after the resize. The integer `distance` is x, the distance in
-    units of the filter, times 2 * larger_width.
+    Arguments and result are integers. `larger_width` is the larger of the widths before and after the resize.
     """
     return op.Max(2 * larger_width - distance, 0)
 
 
 @onnx_function
 def _compute_bicubic_integer_weight(distance, larger_width):
-    """Return the weight of a pixel, an integer: Keys' cubic kernel of x with a = -0.5, times 2^13, rounded.
+    """Return Keys' cubic kernel with a = -0.5 at x = distance / (2 * larger_width), times 2^13, as an integer.
 
     The arguments are those of `_compute_bilinear_integer_weight`. All divisions round down to integers.
     """

@@ -114,7 +114,7 @@ def load_in_runtime(target: TargetRuntime, path: Path) -> ComputeLogits | None:
 
 
 def load_in_onnxruntime(path: Path) -> ComputeLogits:
-    """Load a file in ONNX Runtime, and return a function that computes its logits, with one thread per call."""
+    """Load a file in ONNX Runtime, and return a function that computes its logits on a single thread."""
     session = open_session(path, prepack_weights=False)
 
     def compute_logits(x: NDArray[Any]) -> NDArray[np.float32]:

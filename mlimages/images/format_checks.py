@@ -56,7 +56,7 @@ def _iter_png_data(data: bytes) -> Iterator[bytes]:
 
 
 def correct_tiff_pixels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Return a decoded TIFF in which 0 is black: invert 16-bit pixels in which 0 is white, since Pillow does not.
+    """Invert the pixels of a 16-bit TIFF in which 0 means white, since Pillow does not; return others unchanged.
 
     Raises:
         ImageError: the pixels are signed bytes, which Pillow reads as unsigned.

@@ -92,8 +92,8 @@ class ParityResult:
 
     Attributes:
         num_images: number of images compared.
-        num_near_ties: number of images for which the two predict different classes, because two probabilities, or a
-            probability and its threshold, differ by at most 1e-4.
+        num_near_ties: number of images for which the model and the network predict different classes because of a near
+            tie: the probabilities of the two classes, or a probability and its threshold, differ by at most 1e-4.
         max_relative_difference: largest difference of a logit, relative to the largest absolute logit of that image.
     """
 
@@ -156,14 +156,14 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class InDistributionCalibration:
-    """Calibration of the in-distribution score, which is the output `known`: high for images like the training images.
+    """Calibration of the model's output `known`, the in-distribution score: high for images like the training images.
 
     An image counts as in-distribution if its score is at least 0.5.
 
     Attributes:
-        share: share (0..1) of new images, similar to the validation images, that are expected to count as
-            in-distribution. Training scales the score so that this share is 0.95. `quantize` replaces 0.95 by the share
-            measured on the calibration images, unless these are too few.
+        share: expected share (0..1) of new images like the validation images that count as in-distribution. Training
+            scales the score so that this share is 0.95. In a quantized file, it is the share measured on the
+            calibration images, unless these are too few.
         count: number of validation images from which the scale was computed, or of calibration images on which the
             share was measured.
     """
@@ -191,7 +191,7 @@ class PredictionSetThresholds:
 
 @dataclass(frozen=True, slots=True)
 class OnnxBundle:
-    """The metadata of one .onnx file.
+    """The path and the metadata of one .onnx file; the network itself is not loaded.
 
     Attributes:
         path: the file.
@@ -204,7 +204,7 @@ class OnnxBundle:
         exact_resize: whether the graph's resize is bit-identical to Pillow's.
         temperature: divides the logits before the softmax.
         unknown_below: an image whose highest probability is below this threshold is predicted as unknown.
-        known: calibration of the output `known`; None if the graph has no such output.
+        known: calibration of the output `known` (the in-distribution score); None if the graph has no such output.
         prediction_sets: thresholds of prediction sets; None if unknown.
         multi_label: whether an image may have any number of classes; probabilities are then the sigmoid of the logits.
         thresholds: for a multi-label model, the minimum probability at which each class is predicted.
@@ -280,7 +280,7 @@ class OnnxBundle:
         return json.dumps({"v": METADATA_VERSION, **values}, sort_keys=True)
 
     def write(self, source: Path, *, overwrite: bool = False) -> None:
-        """Write the network of `source` with this bundle's metadata to `self.path`, which may be the same file.
+        """Write the network of `source` with this bundle's metadata to `self.path`, which may be `source` itself.
 
         Args:
             source: an .onnx file.

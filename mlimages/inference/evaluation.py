@@ -60,10 +60,10 @@ class Evaluation:
         decode_ms: time in which one worker reads and preprocesses an image.
         network_ms: time in which one worker runs the network on a batch, divided by the number of its images.
         background_use: test of whether the predictions depend on the background; None if it was not run.
-        num_in_training_set, num_in_validation_set: number of evaluated images that are in the training set of the
-            model, and in its validation set, on which the best epoch was chosen. These images are recognized by
-            their paths in the run folder, so copies of them are not counted. None if unknown: the model is not in a run
-            folder, or images of the run do not exist where its label files list them.
+        num_in_training_set: number of evaluated images that are in the model's training set. They are recognized by
+            their paths, so copies are not counted. None if unknown: the model is not in a run folder, or images of the
+            run do not exist where its label files list them.
+        num_in_validation_set: the same for the model's validation set, on which the best epoch was chosen.
         multi_label_scores: the scores of a multi-label model, for which `confusion_matrix` and `mistakes` are empty and
             `accuracy` is the share of images whose labels are all predicted correctly; None for a single-label model.
         num_missing_run_images: number of images of the run that do not exist where its label files list them.
@@ -255,7 +255,7 @@ def evaluate(
 
 
 def _run_background_test(predictor: Predictor, items: Sequence[LabeledPath], num_images: int) -> BackgroundTest | None:
-    """Run the test on `num_images` evenly spaced images; return None if none of them can be decoded."""
+    """Run the background test on `num_images` evenly spaced images; return None if none can be decoded."""
     drawn = [items[n * len(items) // min(num_images, len(items))] for n in range(min(num_images, len(items)))]
     decoded = [(predictor.decode(item.path)[0], item.label) for item in drawn]
     good = [(pixels, label) for pixels, label in decoded if not isinstance(pixels, BrokenImage)]

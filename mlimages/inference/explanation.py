@@ -135,7 +135,8 @@ class BackgroundTest:
 
     Attributes:
         num_images: number of images.
-        accuracy: share of correct predictions (0..1) when the centre is replaced by that of another image.
+        accuracy: share of predictions (0..1) that are the class of the original image although its centre was replaced
+            by that of another image.
         chance_accuracy: expected value of `accuracy` if the background had no relation to the class.
         p_value: p-value of a one-sided permutation test.
     """
@@ -220,7 +221,7 @@ def run_background_test(
 
 
 def _compute_p_value(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the share of random permutations of the labels that fit at least as well as the actual labels.
+    """Return the share of random label permutations that fit the predictions at least as well as the actual labels.
 
     Labels fit well if the sum of their log-probabilities is high. The actual labels count as one of the permutations,
     so that the p-value is never 0.
@@ -259,7 +260,7 @@ def _mask_regions(pixels: NDArray[np.uint8], grid_size: int) -> Iterator[NDArray
 
 
 def _compute_image_side_steps(grid_size: int) -> int:
-    """Return the side length of the image in steps: a step is the distance between neighbouring mask positions."""
+    """Return the side length of the image in steps from one mask position to the next: 8 for 7 positions."""
     return grid_size + MASK_SIDE_STEPS - 1
 
 

@@ -32,7 +32,8 @@ class MultiLabelScores:
         average_precision: average precision of each class, and the mean over the classes (mAP).
         per_class: precision, recall and F1 of each class at its threshold.
         thresholds: minimum probability at which each class is predicted.
-        mistakes: predictions with a wrong label and their true class indices, the most confident first.
+        mistakes: predictions with a wrong or missing label, each with the true class indices of the image; the most
+            confident first.
     """
 
     num_images: int

@@ -36,7 +36,7 @@ METADATA_PROPS_FIELD_NUMBER = 14
 
 
 def open_session(path: Path, *, prepack_weights: bool = True) -> Any:
-    """Open an ONNX Runtime session on the CPU, with one thread per call; only errors are logged.
+    """Open an ONNX Runtime session in which each call runs on a single CPU thread; only errors are logged.
 
     Args:
         prepack_weights: copy the weights of matrix products into the memory layout of the kernels. Without the

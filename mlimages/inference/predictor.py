@@ -280,7 +280,7 @@ def _to_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 
 def _is_path_object(image: object) -> bool:
-    """Return whether `image` is a `pathlib.Path`, or a remote path with the same methods, which is not os.PathLike."""
+    """Return whether `image` is a `pathlib.Path` or a remote path, which has the same methods."""
     return hasattr(image, "read_bytes")
 
 

@@ -20,7 +20,7 @@ PARITY_TIMEOUT_S = 120.0
 
 
 class BundleSession:
-    """An ONNX Runtime session of a bundle; thread-safe, one thread per call.
+    """An ONNX Runtime session for an exported file. It is thread-safe, and each call runs on a single thread.
 
     Args:
         bundle: an exported file that includes its preprocessing, the path of such a file, or a run folder.
@@ -81,12 +81,12 @@ class BundleSession:
 
 
 def to_graph_input(pixels: Sequence[NDArray[np.uint8]], image_property: ImageProperty) -> NDArray[np.uint8]:
-    """Pad preprocessed images so that the graph's own preprocessing gives the same pixels again: `(N, H, W, 3)`.
+    """Pad preprocessed images so that the graph's resize and crop turn them back into the same images.
 
-    The graph resizes and crops each image, as `image_property` specifies. With the resize methods `shorter` and
-    `position`, the crop in the graph removes the padding. If `image_property.position` is negative, the graph adds
-    black pixels, so this function removes them first. The other methods do not change an image that already has the
-    output size, so nothing is padded. Gray pixels are repeated over three channels.
+    The result is uint8 `(N, H, W, 3)`. The graph resizes and crops each image, as `image_property` specifies. With the
+    resize methods `shorter` and `position`, the crop in the graph removes the padding. If `image_property.position` is
+    negative, the graph adds black pixels, so this function removes them first. The other methods do not change an image
+    that already has the output size, so nothing is padded. Gray pixels are repeated over three channels.
 
     Args:
         pixels: preprocessed images, each `(h, w, C)`, such as from `images.load_pixels`.

@@ -50,11 +50,11 @@ class Task(Protocol):
         """Return the indices of the classes that are predicted from logits `(classes,)`."""
 
     def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return how clearly these logits favour their own prediction over `other_prediction`; 0 if the two are equal.
+        """Return the margin in probability of the classes predicted from `logits` over `other_prediction`.
 
-        For a single-label task, it is the probability of the predicted class minus that of the other class. For a
-        multi-label task, it is the largest `|probability - threshold|` of the classes on which the predictions
-        disagree: all of these probabilities would have to cross their thresholds.
+        It is 0 if the two predictions are equal. For a single-label task, it is the probability of the predicted class
+        minus that of the other class. For a multi-label task, it is the largest `|probability - threshold|` of the
+        classes on which the predictions disagree: all of these probabilities would have to cross their thresholds.
 
         Args:
             logits: logits `(classes,)` of one image.
