@@ -87,7 +87,7 @@ def label(
     for file in written:
         print(_summarize_label_file(file))
     if options.as_folders:
-        print(f"{options.as_folders}: the same images, in one folder per class")
+        print(f"{options.as_folders}: the images of the label file in one folder per class")
     if written:
         print_next_command("check", *(file.path for file in written))
 

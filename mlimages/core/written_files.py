@@ -76,8 +76,8 @@ def require_writable(
         folder = next((folder for folder in path.parents if not is_remote(folder) and folder.exists()), None)
         if folder and not os.access(folder, os.W_OK):
             raise InputError(
-                f"{path} cannot be written, since {folder} is read-only: write to another folder; for a dataset, "
-                "create its label file there, with `mlimages label FOLDER -o FILE`"
+                f"{path} cannot be written, since {folder} is read-only: choose an output in another folder, "
+                "or first write the label file there, with `mlimages label FOLDER -o FILE`"
             )
         require_no_folder(path)
     for path in paths if not overwrite else ():

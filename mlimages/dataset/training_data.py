@@ -282,7 +282,7 @@ class TrainingData:
         if array.shape != self.image_property.shape:
             raise InputError(
                 f"array of shape {array.shape}: expected {self.image_property.shape} (channels, height, width), the "
-                "shape of the arrays from `generate`"
+                "shape of the arrays from `TrainingData.generate`"
             )
         pixels = from_network_input(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)

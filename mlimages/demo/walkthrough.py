@@ -61,7 +61,7 @@ def run_demo(out: str | os.PathLike[str], *, show: Callable[[str], None]) -> Non
     """
     folder = require_local_path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not an empty folder: delete it, or choose another folder with -o")
+        raise InputError(f"{folder} is not an empty folder: choose another one with -o")
     folder.mkdir(parents=True, exist_ok=True)
     show(INTRODUCTION)
     show(f"$ cd {folder}")

@@ -78,10 +78,7 @@ class ExportOptions:
         if self.target not in RUNTIMES:
             raise InputError(f"target is {self.target!r}: it must be one of {', '.join(RUNTIMES)}")
         if not 0 <= self.known_share <= 1:
-            raise InputError(
-                f"known_share is {self.known_share}: it must be the share of validation images to accept as known, "
-                "from 0 to 1"
-            )
+            raise InputError(f"known_share is {self.known_share}: it must be a share from 0 to 1")
         if self.exact_resize and not self.include_preprocessing:
             raise InputError(
                 "--exact requires a model that includes its preprocessing: omit --exact or --no-preprocessing"

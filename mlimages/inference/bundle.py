@@ -18,6 +18,7 @@ from mlimages.core import (
     atomic_write,
     format_command,
     require_local_path,
+    summarize_error,
     write_output,
 )
 from mlimages.inference.onnx_file import copy_with_metadata, open_session, read_metadata
@@ -264,7 +265,9 @@ class OnnxBundle:
                 raise BundleError(f"{path} is from another version of mlimages: export it again with this version")
             return cls(path=path, **_parse_json_values(values))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise BundleError(f"{path} has damaged mlimages metadata ({error}): export it again") from error
+            raise BundleError(
+                f"{path} has damaged mlimages metadata ({summarize_error(error)}): export it again"
+            ) from error
 
     def to_json(self) -> str:
         """Return the metadata as the JSON text stored in the file; the path is not part of it."""

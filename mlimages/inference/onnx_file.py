@@ -92,7 +92,7 @@ def run_with_timeout(
         return results
     except Exception:
         if options.terminate:
-            raise TimeoutError(f"no result within {timeout_s:.0f} s") from None
+            raise TimeoutError(f"it took longer than {timeout_s:.0f} s") from None
         raise
     finally:
         timer.cancel()

@@ -142,7 +142,7 @@ def require_writable_labels(
             continue
         if not is_remote(path) and path.resolve().parent != path.parent.resolve():
             raise InputError(
-                f"{path} is a link to a file in another folder, where relative paths differ: append to {path.resolve()}"
+                f"{path} is a link to a file in another folder, and its paths start there: append to {path.resolve()}"
             )
         require_writable([path], overwrite=overwrite, appends=_can_append_lines(existing, labels))
         if names := labels.defined_class_names:

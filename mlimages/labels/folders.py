@@ -256,7 +256,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
     shown = format_examples(unmatched)
     message = f"{len(unmatched)} of {len(paths)} paths do not match the regular expression {pattern} ({shown})"
     if 2 * len(unmatched) >= len(paths):
-        raise InputError(message)
+        raise InputError(f"{message}: correct the expression, so that it matches more than half of them")
     names = tuple(sorted({*class_of} - {""}, key=natural_sort_key))
     items = [LabeledPath(path, names.index(name)) for path, name in zip(paths, class_of, strict=True) if name]
     labels = LabelFile(root / "labels.txt", root, items=lambda: items, class_names=names)

@@ -299,9 +299,9 @@ def _check_output_can_be_read(path: Path, labels: LabelFile) -> None:
     missing, count = len(find_missing_images(labels)), labels.count_images()[0]
     if 2 * missing > count:
         raise InputError(
-            f"{path}: {missing} of {count} images are missing, but a {path.suffix} label file without class names "
-            "can be read only if at least half of its images exist: use --images DIR for the folder of the images, "
-            "--classes FILE for class names, or -o NAME.txt"
+            f"{path} could not be read again: {missing} of {count} images are missing, and a {path.suffix} label file "
+            "without class names can be read only if at least half of its images exist: use --images DIR for the "
+            "folder of the images, --classes FILE for class names, or -o NAME.txt"
         )
 
 

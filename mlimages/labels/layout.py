@@ -82,8 +82,8 @@ def require_outside_dataset(folder: str | os.PathLike[str], *sources: LabelFile 
             root = root.parent if is_shard(root) else root
             if not is_remote(root) and root.is_dir() and out.is_relative_to(root.resolve()):
                 raise InputError(
-                    f"{folder} is inside {root}, where its images would later be read as part of the dataset: "
-                    f"choose a folder outside {root}"
+                    f"{folder} is the dataset {root}, or inside it, where its images would later be read as part of "
+                    f"the dataset: choose a folder outside {root}"
                 )
 
 

@@ -72,7 +72,7 @@ def find_split_column(
     for column in columns:
         if column.splits and column.other_values:
             raise LabelFileError(
-                f"{path}: column {column.name} contains no split other than {next(iter(column.splits.values()))}; "
+                f"{path}: column {column.name} contains only the split {next(iter(column.splits.values()))}, and "
                 f"{column.describe_rows_without_split(iter_rows())}: write train, val or test in these rows, or remove "
                 "the column"
             )

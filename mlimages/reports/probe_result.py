@@ -98,7 +98,7 @@ class ProbeResult:
             return ""
         return (
             f"an accuracy below {100 / self.num_classes:.1f} means that the layer does not separate the classes: "
-            "when an image is left out, its class is rarer than the others, and the classifier prefers those"
+            "when an image is left out, its class is rarer than the others, and the classifier predicts one of them"
         )
 
     def to_dict(self) -> dict[str, Any]:

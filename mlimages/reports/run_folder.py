@@ -200,7 +200,9 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
             skipped_images=_read_rows(files.left_out, delimiter="\t"),
         )
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
-        raise RunError(f"{files.folder} cannot be read as a run folder: {summarize_error(error)}") from error
+        raise RunError(
+            f"{files.folder} cannot be read as a run folder: {summarize_error(error)}; restore it, or train again"
+        ) from error
 
 
 @contextmanager

@@ -325,10 +325,9 @@ def write_suspect_labels(
     write_suspects(suspects, files.suspects, overwrite=True)
     if suspects:
         logger.info(
-            "suspects.tsv lists %s most likely to be mislabelled (at most 10 %% of all, but at least one); estimated "
-            "number of wrong labels: %d",
-            pluralize(len(suspects), "image"),
+            "estimated number of wrong labels: %d; suspects.tsv lists the %s most likely to be wrong (at most 10 %%)",
             estimate_num_label_errors(labels, probabilities),
+            pluralize(len(suspects), "label"),
         )
 
 

@@ -65,8 +65,8 @@ def decode_splits(config: FineTuneConfig, inputs: TrainingInputs, progress: Prog
     raise_for_unavailable_images(broken, skip=config.skip_unavailable)
     if inputs.is_resumed:
         advice = (
-            f"train.txt and val.txt in {config.out} contain paths relative to this folder: move the folder back, or "
-            "the images with it"
+            f"train.txt and val.txt in {config.out} contain paths relative to that folder: move it back to where "
+            "it was, or move the images along with it"
         )
         raise_if_most_images_missing(broken, len(items), advice=advice)
     raise_if_most_images_missing(broken, len(items))

@@ -64,7 +64,7 @@ def test_a_folder_of_images_inside_the_dataset_is_refused_before_anything_is_wri
     words = command.replace("MODEL", str(cnn_bundle.path)).format(out).split()
     refused = invoke_cli(*words, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.splitlines()[-1].startswith(f"mlimages: {out} is inside ")
+    assert refused.stderr.splitlines()[-1].startswith(f"mlimages: {out} is the dataset ")
     assert "choose a folder outside" in refused.stderr
     assert {path: path.stat().st_mtime_ns for path in data.parent.rglob("*")} == before
     invoke_cli(*command.replace("MODEL", str(cnn_bundle.path)).format("beside").split())
@@ -73,10 +73,11 @@ def test_a_folder_of_images_inside_the_dataset_is_refused_before_anything_is_wri
 def test_the_folder_around_the_only_class_root_is_part_of_the_dataset_too(data: Path, invoke_cli: RunCli) -> None:
     refused = invoke_cli("augment", ".", "--size", "8", "-o", "beside", check=False)
     assert refused.stderr == (
-        "mlimages: beside is inside ., where its images would later be read as part of the dataset: choose a folder "
+        "mlimages: beside is the dataset ., or inside it, where its images would later be read as part of the dataset: "
+        "choose a folder "
         "outside .\n"
     )
-    with pytest.raises(InputError, match="is inside"):
+    with pytest.raises(InputError, match="or inside it"):
         augment(data.parent, data.parent / "beside", image_property=ImageProperty(8), format="folder")
     assert sorted(path.name for path in data.parent.iterdir()) == ["data"]
 

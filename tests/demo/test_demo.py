@@ -71,14 +71,12 @@ def test_the_demo_refuses_a_folder_with_files(tmp_path: Path) -> None:
     thesis = tmp_path / "documents" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    with pytest.raises(
-        InputError, match="documents is not an empty folder: delete it, or choose another folder with -o"
-    ):
+    with pytest.raises(InputError, match="documents is not an empty folder: choose another one with -o"):
         run_demo(thesis.parent, show=print)
     assert thesis.read_text() == "years of work"
 
 
 def test_the_demo_refuses_a_file(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"thesis\.txt is not an empty folder: delete it, or choose another folder"):
+    with pytest.raises(InputError, match=r"thesis\.txt is not an empty folder: choose another one"):
         run_demo(tmp_path / "thesis.txt", show=print)

@@ -217,9 +217,12 @@ def test_nothing_is_removed_unless_the_new_manifest_is_published(
     ("names", "message"),
     [
         ("1.jpg", None),
-        ("1.jpg 2.JPG", "the manifest of {out} does not list 1 image: 2.JPG"),
-        ("1.jpg 2.png 3.png 4.png notes.txt", "the manifest of {out} does not list 3 images: 2.png, 3.png, 4.png"),
-        ("2.png 3.png 4.png 5.png", "the manifest of {out} does not list 4 images: 2.png, 3.png, 4.png ..."),
+        ("1.jpg 2.JPG", "{out} contains 1 image that its manifest does not list: 2.JPG"),
+        (
+            "1.jpg 2.png 3.png 4.png notes.txt",
+            "{out} contains 3 images that its manifest does not list: 2.png, 3.png, 4.png",
+        ),
+        ("2.png 3.png 4.png 5.png", "{out} contains 4 images that its manifest does not list: 2.png, 3.png, 4.png ..."),
     ],
 )
 def test_images_without_a_row_are_named(

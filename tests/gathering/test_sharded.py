@@ -244,7 +244,7 @@ def test_shards_by_hand_are_trimmed_and_images_that_no_row_knows_are_named(
     assert len(list(out.rglob("*.jpg"))) == 16, "each shard has a limit of its own"
     (out / "cats/mine.jpg").write_bytes(b"mine")
     assert gather(source, out, limit=8, **FAST).ok == 8
-    assert "does not list 1 image: cats/mine.jpg" in caplog.text
+    assert "contains 1 image that its manifest does not list: cats/mine.jpg" in caplog.text
     assert len(list(out.rglob("*.jpg"))) == 9
     site.requests.clear()
     assert gather(source, out, limit=20, **FAST).ok == 20

@@ -313,7 +313,8 @@ def test_a_table_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> 
     (tmp_path / "names.txt").write_text("cats\ndogs\n")
     for name in ("b.csv", "b.jsonl"):
         with pytest.raises(
-            InputError, match=f"{name}: 6 of 6 images are missing, but .*--images DIR .*, --classes FILE"
+            InputError,
+            match=f"{name} could not be read again: 6 of 6 images are missing, .*--images DIR .*, --classes FILE",
         ):
             make_label_files(LabelOptions(tmp_path / "a.txt", tmp_path / name), split=split_labels)
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "names.txt"}

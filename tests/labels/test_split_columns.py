@@ -105,7 +105,7 @@ def test_a_column_that_names_one_split_in_some_rows_is_refused(
 ) -> None:
     table = write_table(tmp_path, column, cells)
     with pytest.raises(
-        LabelFileError, match=rf"t.csv: column {column} contains no split other than \w+; \d rows without train"
+        LabelFileError, match=rf"t.csv: column {column} contains only the split \w+, and \d rows without train"
     ):
         open_splits(table)
     assert invoke_cli("label", "t.csv", "-o", "o.txt", check=False).returncode == 1

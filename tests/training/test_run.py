@@ -209,7 +209,7 @@ def test_a_run_moved_elsewhere_is_gone_on_with_where_it_lies(colours: Path) -> N
     moved.rename(deeper / "run")
     with pytest.raises(
         InputError,
-        match=r"36 of 36 images are missing: train\.txt and val\.txt in .*run contain paths relative to this folder",
+        match=r"36 of 36 images are missing: train\.txt and val\.txt in .*run contain paths relative to that folder",
     ):
         fine_tune(replace(read_config(deeper / "run"), epochs=2), export=False)
 

@@ -238,8 +238,8 @@ def _reject_duplicate_class(files: Sequence[LinkFile]) -> None:
     for file in earlier:
         if last.file_class and file.file_class == last.file_class and file.origin != last.origin:
             raise InputError(
-                f"{file.origin} and {last.origin} list no classes, so the class of each is its file name, which is "
-                f"the same: rename one of them, or use --class {last.file_class} if they are one class"
+                f"{file.origin} and {last.origin} list no classes, so that both would be the class "
+                f"{last.file_class!r}, after their file names: rename one of them, or use --class {last.file_class}"
             )
 
 

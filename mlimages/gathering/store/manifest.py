@@ -268,7 +268,8 @@ class ManifestWriter:
                 _remove_incomplete_line(path)
             self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise GatherError(f"{path} cannot be written: {error.strerror}") from error
+            problem = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise GatherError(f"{path} cannot be written: {problem}") from error
 
     def append(self, row: FetchResult) -> None:
         """Record a finished link.

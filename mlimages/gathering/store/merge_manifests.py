@@ -138,7 +138,7 @@ def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path)
     tables.close()
     if found:
         count, names = pluralize(len(found), "image"), format_examples(found, 3)
-        logger.warning("the manifest of %s does not list %s: %s", out, count, names)
+        logger.warning("%s contains %s that its manifest does not list: %s", out, count, names)
 
 
 class CurrentRows:

@@ -108,7 +108,8 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
         more = f", and others in {pluralize(len(many) - 3, 'more folder')}" if len(many) > 3 else ""
         raise GatherError(
             f"{pluralize(sum(many.values()), 'gathered image')} missing: {shown}{more}. Is the disk mounted, and was "
-            "the folder copied completely? --keep-deleted leaves them deleted, --restore-deleted downloads them again"
+            "the folder copied completely? If you deleted them, use --keep-deleted; to download them again, use "
+            "--restore-deleted"
         )
 
 

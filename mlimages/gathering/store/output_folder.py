@@ -55,7 +55,9 @@ def _open_local(out: Path, options: GatherOptions, exit_stack: ExitStack) -> Out
         temp_folder = exit_stack.enter_context(open_work_folder(out, manifest.stem, is_exclusive=not options.shard))
     except OSError as error:
         if out.is_symlink() and not out.exists():
-            raise GatherError(f"{out} is a link to {out.readlink()}, which does not exist: create it") from error
+            raise GatherError(
+                f"{out} is a link to {out.readlink()}, which does not exist: create that folder"
+            ) from error
         raise GatherError(f"{out} cannot be written: {error.strerror}") from error
     return OutputFolder(manifest, temp_folder, storage, ManifestWriter(manifest))
 
