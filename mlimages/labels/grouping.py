@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from mlimages.core import InputError, as_path, read_settings, relative_name
+from mlimages.core import InputError, LabeledPath, as_path, format_examples, pluralize, read_settings, relative_name
 from mlimages.labels.splitting import compile_pattern, match_pattern
 
 
@@ -31,6 +31,40 @@ def group_by_pattern(
     names = ((path, path.as_posix() if root is None else relative_name(path, root)) for path in paths)
     found = ((path, match_pattern(expression, name)) for path, name in names)
     return {path: text for path, text in found if text is not None}
+
+
+def find_groups(
+    items: Iterable[LabeledPath],
+    pattern: str,
+    *,
+    folder: Path,
+    assigned: Collection[Path],
+    print_note: Callable[[str], None],
+) -> dict[Path, str]:
+    """Return the groups of `group_by_pattern`, and print how many groups there are, and how many paths match.
+
+    Args:
+        items: the images.
+        pattern: the regular expression of --group.
+        folder: folder of the dataset.
+        assigned: paths of the images that are already split.
+        print_note: called with the line to print.
+
+    Raises:
+        InputError: the regular expression is invalid, or matches no path.
+    """
+    paths = [item.path for item in items]
+    groups = group_by_pattern(paths, pattern, folder=folder)
+    if not groups:
+        examples = format_examples([relative_name(path, folder) for path in paths[:2]], 1)
+        raise InputError(
+            f"--group {pattern} matches none of the {len(paths)} paths ({examples}): correct the regular expression, "
+            f"which is matched in the paths relative to {folder}"
+        )
+    listed = f", and {len(groups.keys() & assigned)} of {len(assigned)} that are already split" if assigned else ""
+    count = pluralize(len(set(groups.values())), "group")
+    print_note(f"--group: {count}; {pattern} matches {len(groups)} of {len(paths)} paths{listed}")
+    return groups
 
 
 def format_grouping(group: str, group_by: str) -> str:

@@ -31,7 +31,7 @@ from mlimages.labels.appending import (
 from mlimages.labels.class_names import MAX_CLASSES, check_class_names, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import get_supported_suffix
-from mlimages.labels.grouping import format_grouping, group_by_pattern, require_recorded_grouping
+from mlimages.labels.grouping import find_groups, format_grouping, require_recorded_grouping
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
@@ -102,7 +102,8 @@ class LabelOptions(TableOptions):
     group: Annotated[
         str,
         Option(
-            "Regular expression; images whose paths have the same match stay in one split.",
+            "Regular expression; images stay in one split if it has the same match in their paths, relative to FOLDER "
+            "or to the label file; if it has a group, the match of the first group.",
             "Split",
             metavar="REGEX",
             default_text="near-duplicates stay together",
@@ -338,13 +339,7 @@ def _split_labels(
     """
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)
-    paths = [item.path for item in labels]
-    groups = group_by_pattern(paths, options.group)
-    if not groups:
-        raise InputError(
-            f"--group {options.group} matches none of the {len(paths)} paths ({paths[0]} ...): correct the regular "
-            "expression"
-        )
-    count = pluralize(len(set(groups.values())), "group")
-    print_note(f"--group: {count}; {options.group} matches {len(groups)} of {len(paths)} paths")
+    source = as_path(options.source)
+    folder = source if source.is_dir() else as_path(options.images or source.parent)
+    groups = find_groups(labels, options.group, folder=folder, assigned=assigned, print_note=print_note)
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.core import as_path, read_settings, record_settings
-from mlimages.labels import LabelFile
+from mlimages.labels import LabelFile, group_by_pattern
 from tests.conftest import RunCli
 from tests.labels.test_appending import images
 
@@ -87,3 +87,52 @@ def test_the_settings_recorded_last_are_read_again(tmp_path: Path, address: str)
         record_settings(folder / "other.txt", "c")
     found = [read_settings(folder / name) for name in ("one.txt", "other.txt", "third.txt")]
     assert found == ["a", "c", ""]
+
+
+@pytest.mark.parametrize("kind", ["folder", "classes from names", "text", "table", "table with --images", "two levels"])
+def test_folders_above_the_dataset_are_no_part_of_a_group(
+    tmp_path: Path, invoke_cli: RunCli, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = tmp_path / "P5_project"
+    names = {f"{name}/{name}_P{number % 4}_{number}.jpg": name for name in ("cat", "dog") for number in range(8)}
+    images(folder, *(f"d/{name}" for name in names))
+    (folder / "d/labels.txt").write_text("".join(f"{name} {int('dog' in name)}\n" for name in names))
+    (folder / "d/t.csv").write_text("path,label\n" + "".join(f"{name},{each}\n" for name, each in names.items()))
+    (folder / "tables").mkdir()
+    (folder / "tables/t.csv").write_bytes((folder / "d/t.csv").read_bytes())
+    source, *options = {
+        "folder": ["d"],
+        "classes from names": ["d", "--class-from", "cat|dog"],
+        "text": ["d/labels.txt"],
+        "table": ["d/t.csv"],
+        "table with --images": ["tables/t.csv", "--images", "{}d"],
+        "two levels": ["d", "--leaf"],
+    }[kind]
+    splits = []
+    for place in (folder, tmp_path, folder / "d"):
+        monkeypatch.chdir(place)
+        for prefix in ("", f"{folder}/"):
+            above = prefix or {folder: "", tmp_path: "P5_project/"}.get(place, "../")
+            for group in (r"P\d", r"^(?:cat|dog)/[a-z]+_(P\d)"):
+                command = ("label", f"{above}{source}", *(option.format(above) for option in options))
+                done = invoke_cli(*command, "-o", tmp_path / "l.txt", "--split", "0.5,0.5", "--group", group)
+                assert f"--group: 4 groups; {group} matches 16 of 16 paths" in done.stderr
+                splits.append([item.path.name for item in LabelFile(tmp_path / "l_train.txt")])
+    assert all(split == splits[0] for split in splits)
+    assert not find_split_patients(tmp_path / "l_train.txt", tmp_path / "l_val.txt")
+
+
+def test_a_message_counts_the_images_of_an_earlier_split_that_match(folder: Path, invoke_cli: RunCli) -> None:
+    invoke_cli("label", "d", *SPLIT)
+    images(folder, "d/covid/S1_1.jpg", "d/normal/S1_2.jpg")
+    done = invoke_cli("label", "d", *SPLIT, "--append", "--group", "^[^/]+/(S1)")
+    assert "--group: 1 group; ^[^/]+/(S1) matches 2 of 22 paths, and 0 of 20 that are already split\n" in done.stderr
+    refused = invoke_cli("label", f"../{folder.name}/d", *SPLIT, "--group", "^d/", check=False).stderr
+    assert "--group ^d/ matches none of the 22 paths (covid/P0_0.jpg ...): correct the regular" in refused
+    assert f"which is matched in the paths relative to ../{folder.name}/d" in refused
+
+
+def test_a_path_outside_the_folder_of_a_group_is_matched_relative_to_it(tmp_path: Path) -> None:
+    paths = [tmp_path / "a/P1/x.jpg", tmp_path / "b/P2.jpg"]
+    assert group_by_pattern(paths, r"^P\d", folder=tmp_path / "a") == {paths[0]: "P1"}
+    assert group_by_pattern(paths, r"^\.\./b/(P\d)", folder=tmp_path / "a") == {paths[1]: "P2"}
