@@ -125,7 +125,11 @@ def _read_referenced_ids(
 def _map_ids_to_names(
     document: Mapping[str, Any], list_key: str, name_from: str | Callable[[Mapping[str, Any]], str], path: str | Path
 ) -> dict[str, str]:
-    """Return the name of each object under `list_key` by id; an object that is repeated counts once."""
+    """Return, by id, the names of the objects in the list `list_key` (`images` or `categories`).
+
+    `name_from` is the key of the name, or a function that returns the name. An id may only be repeated with the same
+    name.
+    """
     names: dict[str, str] = {}
     for each in document[list_key]:
         object_id = _read_coco_value(each, "id", list_key, path)

@@ -48,7 +48,7 @@ def append_labels(existing_labels: LabelFile, new_labels: LabelFile, *, by_class
 
 
 def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_class_index: bool) -> LabelFile:
-    """Return the images and classes that `append_labels` returns, without its notes."""
+    """Return the label file that `append_labels` returns, without its `notes` about images that are already listed."""
     new = new_labels.without(item.path for item in existing_labels)
     merged, new_names, new_classes = existing_labels.merge(new), new_labels.class_names, new.count_images()[1]
     if not by_class_index:

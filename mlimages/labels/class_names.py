@@ -147,10 +147,10 @@ def format_class_definition(class_names: Sequence[str]) -> str:
 
 
 def add_class_name(names: ClassNames, class_index: int, name: str) -> ClassNames:
-    """Return a copy of `names` in which the class `class_index` has the name `name`.
+    """Return a copy of `names` in which the class `class_index` is named `name`, unless it already has a name.
 
-    A class that already has a name keeps it. If `names` is too short, it is extended; the other added classes are named
-    by their index, such as "3", or "unnamed 3" if another class has this name.
+    If `names` is too short, it is extended; the other added classes are named by their index, such as "3", or
+    "unnamed 3" if another class has this name.
     """
     padded = list(_pad_names(names, [class_index]))
     if padded[class_index] in (str(class_index), f"unnamed {class_index}"):
@@ -182,10 +182,10 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    A file without class names contains only numbers. They are usually class indices, and refer to the longest list of
-    names of the other files. In a table without a class definition (`may_have_numeric_names`), however, they are class
-    names if the numbers have a gap. They have none if the numbers in all files without class names, together with the
-    indices of all defined classes, are 0, 1, 2 ...
+    A file without class names contains only numbers. The numbers are usually class indices, and refer to the longest
+    list of names of the other files. In a table without a class definition (`may_have_numeric_names`), however, the
+    numbers are class names if there is a gap in them: if the numbers in all files without class names, together with
+    the indices of all defined classes, are not 0, 1, 2 ...
     """
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {
@@ -213,7 +213,7 @@ def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:
 
 
 def describe_similar_names(names: Iterable[str]) -> Iterator[str]:
-    r"""Return a text about the names that differ only in case, and one about those that look the same.
+    r"""Yield up to two texts: about the names that differ only in case, and about those that look the same.
 
     >>> list(describe_similar_names(["Cats", "cats", "dogs", "dogs\u200b"]))
     ['case: Cats and cats', 'characters that are not visible: dogs and dogs\\u200b']

@@ -38,7 +38,7 @@ def rank_path_column(name: str) -> int:
 
 
 def suggest_table_options(columns: Sequence[str]) -> str:
-    """Return a hint about the options that specify how to read a table with these columns: paths first, then labels."""
+    """Return a hint that names the options for reading a table, such as --path-column, and lists its columns."""
     names = ", ".join(column or str(number) for number, column in enumerate(columns, start=1))
     return (
         "specify the paths with --path-column, --images DIR or --suffix .png, the labels with --label-column or "

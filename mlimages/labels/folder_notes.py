@@ -45,10 +45,10 @@ def describe_skipped_split_entries(split_folder: Path, root: Path, *, leaf: bool
     return empty + [f"{path.relative_to(root).as_posix()}: outside the class folders" for path in outside]
 
 
-def describe_folders_around(root: Path, source: Path) -> list[str]:
-    """Return lines that say which folder contains the class folders: `root`, a folder below `source`.
+def describe_class_root(root: Path, source: Path) -> list[str]:
+    """Return lines about `root`, a folder inside `source` in which the class folders were found.
 
-    The first line names `root`; the others are about entries beside it and beside its parent folders that are skipped.
+    The first line names `root`; the others are about skipped entries beside `root`, or beside its parent folders.
     """
     inner = root.relative_to(source)
     notes = [f"{inner.as_posix()}: not a class folder; its subfolders are the classes"]
@@ -59,7 +59,10 @@ def describe_folders_around(root: Path, source: Path) -> list[str]:
 
 
 def describe_nested_folders(class_folders: Sequence[Path], root: Path) -> str:
-    """Return a line that warns of subfolders with images in class folders, as they may be the classes; "" for none."""
+    """Return a warning about images in subfolders of class folders; "" if there are none.
+
+    Such a subfolder may be the actual class, as `cats` is in `animals/cats/1.jpg`.
+    """
     nested: list[str] = []
     parents_by_name: dict[str, set[Path]] = {}
     for class_folder in class_folders:
@@ -89,7 +92,7 @@ def describe_entries_outside_splits(root: Path, split_folders: set[Path]) -> lis
 
 
 def describe_tables_and_missing_shards(root: Path) -> Iterator[str]:
-    """Yield lines about the tables in a local folder, which are not read, and about shards that are still missing."""
+    """Yield lines about tables in a local folder, which are not read, and about shards that are not gathered yet."""
     for table in find_tables(root):
         yield f"{table.name}: not read, since the folders are the classes; to read it: {format_command('label', table)}"
     names = [] if is_remote(root) else [path.name for path in root.glob("manifest-*.jsonl")]
@@ -119,6 +122,6 @@ def make_no_images_error(root: Path, *, is_class_folder: bool) -> InputError:
 
 
 def suggest_table(*folders: Path) -> str:
-    """Return a hint to label the images by a table in these folders, if possible one for `train`; "" without tables."""
+    """Return a hint to use a table in these folders, preferably that of the training set; "" if there are no tables."""
     tables = sorted(chain.from_iterable(map(find_tables, folders)), key=lambda table: "train" not in str(table))
     return f"label the images by a table ({format_command('label', tables[0], '-o', 'labels.txt')}), " if tables else ""

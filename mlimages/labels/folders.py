@@ -21,8 +21,8 @@ from mlimages.labels.class_names import (
 from mlimages.labels.descriptions import summarize_labels
 from mlimages.labels.folder_notes import (
     NUMBERED_SUBFOLDER,
+    describe_class_root,
     describe_entries_outside_splits,
-    describe_folders_around,
     describe_nested_folders,
     describe_skipped_split_entries,
     describe_tables_and_missing_shards,
@@ -180,15 +180,15 @@ def label_dir_auto(
 ) -> FolderLabels:
     """Label images by class folder; classes are in natural order (1, 2, 10), ignoring case.
 
-    If `folder` contains only a folder of class folders (`flowers/flowers/rose`), that folder is used. Folders named
-    train, val and test that contain class folders are splits. The folders are walked at each iteration over the labels.
-    Shards (`images-00000.tar`, see `mlimages gather --layout tar`) count as class folders; their image paths are kept
-    in memory.
+    If `folder` has a single subfolder, and that contains class folders (`flowers/flowers/rose`), these are the classes.
+    Folders named train, val and test that contain class folders are splits. Each iteration over the labels walks the
+    folders. Shards (`images-00000.tar`, see `mlimages gather --layout tar`) count as class folders; their image paths
+    are kept in memory.
 
     Args:
         folder: the folder of class folders.
-        leaf: treat every folder that contains images as a class, named by its path (`animals/cats`); otherwise nested
-            folders belong to their class folder.
+        leaf: treat every folder that contains images as a class, named by its path: `animals/cats`. Otherwise,
+            `animals/cats/1.jpg` belongs to the class `animals`.
         class_names: class names by class index; every class must be one of them. By default classes are indexed in the
             order of their folders.
 
@@ -210,7 +210,7 @@ def label_dir_auto(
         raise make_no_images_error(root, is_class_folder=False)
     names = given_names or tuple(found)
     check_known_classes(root, found, names)
-    skipped_notes = describe_folders_around(root, source) if root != source else []
+    skipped_notes = describe_class_root(root, source) if root != source else []
     skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
     ]
@@ -223,9 +223,9 @@ def label_dir_auto(
             label = names.index(name)
             yield from (LabeledPath(image, label) for image in images())
 
-    def make_label_file(file_name: str, *splits: str) -> LabelFile:
+    def make_label_file(file_name: str, *split_names: str) -> LabelFile:
         return LabelFile(
-            root / file_name, root, items=lambda: chain.from_iterable(map(iter_items, splits)), class_names=names
+            root / file_name, root, items=lambda: chain.from_iterable(map(iter_items, split_names)), class_names=names
         )
 
     by_split = {split: make_label_file(f"labels_{split}.txt", split) for split in split_folders if split}
@@ -264,7 +264,7 @@ def label_dir_by_pattern(folder: str | os.PathLike[str], pattern: str) -> LabelF
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether a folder contains class folders or shards; subfolders `part-0001` ... of a class are no class folders."""
+    """Whether a folder contains shards or class folders; `part-0001` ... (subfolders of one class) do not count."""
     return bool(find_shards(folder)) or any(
         not NUMBERED_SUBFOLDER.search(str(path)) for path in _list_image_folders(folder)
     )
@@ -275,7 +275,7 @@ def _list_image_folders(root: Path) -> list[Path]:
 
 
 def _find_class_root(root: Path, class_names: Sequence[str]) -> Path:
-    """Return the folder of class folders: from `root`, enter each sole subfolder unless it is in `class_names`."""
+    """Return the parent of the class folders: from `root`, enter a single subfolder unless its name is a class name."""
     inner = root
     while not find_root_images(inner) and len(inside := _list_image_folders(inner)) == 1:
         if inside[0].name in class_names:

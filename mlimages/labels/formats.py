@@ -104,7 +104,7 @@ def is_multi_label(path: Path) -> bool:
 
 
 def _is_path_index_line(line: str) -> bool:
-    """Whether a line is `path index`; a line with a tab in an unquoted path belongs to a table."""
+    """Whether a line is a path and a class index (`a.jpg 3`, `a.jpg [0,3]`), not a row of a table (`a.jpg, 3`)."""
     if line.endswith("]") and _LINE_WITH_SPACED_LIST.fullmatch(line):
         return True
     path, *label = line.rsplit(None, 1)
@@ -124,7 +124,9 @@ def _find_delimiters(line: str) -> list[str]:
 
 
 def detect_delimiters(path: Path, *, split_at_whitespace: bool = False) -> list[str]:
-    """Return the delimiters in the first line of a table, the usual one for its suffix first; [""] for JSON and XML.
+    """Return the delimiters that occur in the first line of a table, starting with `,` for .csv and tab for .tsv.
+
+    JSON and XML have no delimiter: the result is `[""]`.
 
     Args:
         path: path of the table.
@@ -201,7 +203,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def get_supported_suffix(path: Path, suffixes: tuple[str, ...] = READABLE_SUFFIXES) -> str:
-    """Return the suffix of a label file in lower case.
+    """Return the suffix of a label file in lower case, after checking that it is one of `suffixes`.
 
     Raises:
         LabelFileError: the format is unknown; the message says what to do.
@@ -303,7 +305,7 @@ def _read_json_lines(lines: TextIO, path: Path) -> NumberedDicts:
 
 
 def _make_dict_records(numbered_dicts: NumberedDicts) -> Iterator[Record]:
-    """Yield a row with the keys of the objects, compared without regard to case, then a row per object."""
+    """Yield a header with the keys of the JSON objects, ignoring case, then a row with the values of each object."""
     sample = list(islice(numbered_dicts, FORMAT_SAMPLE_SIZE))
     if not sample:
         return

@@ -14,7 +14,7 @@ from mlimages.labels.splitting import compile_pattern, match_pattern
 def group_by_pattern(
     paths: Iterable[Path], pattern: str, *, folder: str | os.PathLike[str] | None = None
 ) -> dict[Path, str]:
-    """Return, by path, the text that a regular expression matches, or that of its first capture group if it has one.
+    """Return, by path, the text in the path that a regular expression (or its first capture group, if any) matches.
 
     Images with the same text stay together. Paths that do not match are left out.
 

@@ -44,7 +44,7 @@ class LabelFile:
         path: the label file (.txt, .csv, .tsv, .jsonl, or an export in .json or .xml).
         img_root: the folder that the paths are relative to; by default the folder of the label file.
         items: a function that returns the images, called at each iteration; by default the file is read.
-        class_names: class names by class index; by default those of the class definition beside it or of the table.
+        class_names: class names by class index; by default those in `NAME_class_def.txt` beside it, or in the table.
         options: how to read a table; columns that are not specified are detected.
     """
 
@@ -107,9 +107,9 @@ class LabelFile:
 
     @property
     def defined_class_names(self) -> ClassNames:
-        """Class names from the constructor, the class definition or the rows (in natural order); may be empty.
+        """Class names from the constructor, else from the class definition, else from the table; may be empty.
 
-        The labels of a table are names unless they are 0 to n - 1.
+        The labels of a table are class names (in natural order), unless they are 0 to n - 1: then they are indices.
         """
         explicit = self._find_explicit_class_names()
         if explicit is not None:
@@ -125,10 +125,10 @@ class LabelFile:
 
     @property
     def table(self) -> Table | None:
-        """The table and its detected columns; None for `path label` lines, and if not `is_stored`.
+        """The table and its detected columns; None if the lines are `path label`, or if not `is_stored`.
 
         Raises:
-            LabelFileError: the table cannot be read, no columns match, or fewer than half of its images exist.
+            LabelFileError: the table cannot be read, no columns match, or fewer than half of the images exist.
         """
         return None if self._items else self._detect_table()
 
@@ -158,7 +158,7 @@ class LabelFile:
         return files
 
     def with_notes(self, notes: Iterable[str]) -> LabelFile:
-        """Return a copy of the label file with these `notes`; those about its table are kept."""
+        """Return a copy of the label file with these `notes` instead of its own; notes about its table still follow."""
         copied = LabelFile.__new__(type(self))
         vars(copied).update(vars(self), _notes=tuple(notes))
         if self.is_stored:
@@ -202,7 +202,7 @@ class LabelFile:
         return None if is_definition_of_other_table(definition, self.path, len(names), self._detect_table) else names
 
     def _has_numeric_names(self, names: ClassNames, table: Table | None) -> bool:
-        """Whether numbers are class names; if false, they are class indices, as in the files that mlimages writes."""
+        """Whether numeric labels are class names; if not, they are class indices, as in files that mlimages writes."""
         has_definition = self._class_names is None and (table is None or table.has_class_indices)
         is_own = has_definition or self.path.name in list_written_files(self.path.parent)
         if is_own or not any(map(is_class_index, names)):
@@ -227,11 +227,11 @@ class LabelFile:
         return is_table(self.path) or has_options or (self._options.multi_label and not is_multi_label(self.path))
 
     def filter(self, keep: Callable[[LabeledPath], bool]) -> LabelFile:
-        """Return the images for which `keep` is true, in order."""
+        """Return a label file with the images for which `keep` is true, in order."""
         return self._with_items(lambda: filter(keep, self))
 
     def shuffle(self, seed: int) -> LabelFile:
-        """Return the images in a random order, which `seed` reproduces for the same images in the same order."""
+        """Return a label file with the images in a random order, which depends only on `seed` and the input order."""
         return self._with_items(partial(iter, shuffle(self, seed)))
 
     def split(
@@ -251,7 +251,7 @@ class LabelFile:
             fractions: fraction of the images in each split; they add up to 1.
             seed: random seed.
             groups: a value by image path; images with the same value stay in one split.
-            contents: by image path, a text that decides the random order, such as a hash; by default part of the path.
+            contents: by image path, a text that decides the random order instead of the path, such as an image hash.
             assigned: by image path, the split index of each image that is already split; its group joins that split.
 
         Raises:
@@ -264,7 +264,7 @@ class LabelFile:
         return tuple(self._with_items(partial(iter, items)) for items in splits)
 
     def limit_per_class(self, limit: int, *, seed: int = 0) -> LabelFile:
-        """Return at most `limit` images of each class, in order; the selection depends only on `seed` and the paths."""
+        """Return a label file with at most `limit` images of each class, in order; `seed` and the paths select them."""
         items = sample_per_class(list(self), limit, seed=seed, class_names=self.defined_class_names)
         return self._with_items(lambda: items)
 
@@ -278,14 +278,14 @@ class LabelFile:
         return LabelFile(self.path, self.img_root, items=items, class_names=names)
 
     def without(self, paths: Iterable[Path]) -> LabelFile:
-        """Return the images whose paths are not in `paths`; links to folders are resolved before paths are compared."""
+        """Return a label file without the images in `paths`; to compare paths, links to folders are resolved."""
         resolve = make_path_resolver()
         if not (excluded := {resolve(str(path)) for path in paths}):
             return self
         return self._with_text_items(lambda: (item for item in self.text_items() if resolve(item[0]) not in excluded))
 
     def where(self, mask: Iterable[object]) -> LabelFile:
-        """Return the images at the indices where `mask` is true.
+        """Return a label file with the images at the indices where `mask` is true.
 
         Raises:
             InputError: `mask` does not consist of one boolean per image.
@@ -296,7 +296,7 @@ class LabelFile:
         return self._with_text_items(lambda: compress(self.text_items(), mask))
 
     def write(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> LabelFile:
-        """Write the label file `path` and, with class names, `NAME_class_def.txt` beside it; return the written file.
+        """Write the label file `path` and, with class names, `NAME_class_def.txt` beside it; return it as a LabelFile.
 
         Raises:
             InputError: `overwrite` is false, and a file to replace was edited, or not written by mlimages; or another
@@ -333,7 +333,7 @@ class LabelFile:
 def merge_classes(files: Sequence[LabelFile]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several label files by name; return all names, and for each file the names by class index.
 
-    Files without class names use the longest list of the others (see `merge_class_names`), or else "0", "1" ...
+    A file without class names uses the longest list of names of the others (see `merge_class_names`), or "0", "1" ...
 
     Raises:
         LabelFileError: only some of the files are multi-label.

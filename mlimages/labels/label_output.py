@@ -91,7 +91,7 @@ def append_text(path: Path) -> Iterator[TextIO]:
 
 
 def _write_rows(file: TextIO, path: Path, items: Iterable[LabeledPath]) -> int:
-    """Write images to a temporary copy of the label file `path`; return their number.
+    """Write images to the open `file`, which will replace the label file `path`; return the number of images.
 
     The suffix of `path` determines the format, and image paths are relative to its folder.
     """

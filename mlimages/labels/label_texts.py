@@ -99,8 +99,8 @@ def are_class_names(path: Path, labels: Iterable[str], names: ClassNames, *, may
 
     The first of these rules that applies decides:
 
-    - False if a number is not in `names`: then all numbers are indices.
-    - True if `may_be_indices` is false, or if a number is too large to be an index.
+    - False (indices) if a number is not one of the class names `names`.
+    - True (names) if labels in this file cannot be indices (`may_be_indices` is false), or if a number is too large.
     - False if each number is the name of the class with this index, so that both meanings agree.
 
     Raises:
@@ -205,7 +205,9 @@ def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[
 
 
 def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that seem to contain several classes, by their form: "brackets", or a quoted separator (`';'`).
+    """Count the labels that seem to contain several classes, for each way in which the classes are written.
+
+    The keys of the result are "brackets" and the separators in quotes, such as `';'`.
 
     A class name may itself contain `|` or `,`. Labels with such a separator are counted only if two labels share
     a part, as `cats|dogs` and `dogs` do.

@@ -128,7 +128,7 @@ class LabelOptions(TableOptions):
 
 
 class Splitter(Protocol):
-    """A function that splits a label file, such as `mlimages.checks.split_labels`."""
+    """Callable that splits a label file, such as `mlimages.checks.split_labels`."""
 
     def __call__(
         self, labels: LabelFile, fractions: Sequence[float], seed: int, *, assigned: Mapping[Path, int]
@@ -141,8 +141,8 @@ def make_label_files(
 ) -> tuple[LabelFileSummary, ...]:
     """Write label files from a folder or another label file, and class folders if `options.as_folders` is set.
 
-    If neither `options.out` nor `options.split` is set, a folder is labelled in `FOLDER/labels.txt`, and for a label
-    file only class folders are written.
+    Without `options.out` and `options.split`, the labels of a folder are written to `FOLDER/labels.txt`; if the source
+    is a label file, only class folders are written.
 
     Args:
         options: the options of `mlimages label`.
@@ -254,7 +254,7 @@ def _read_source(
     """Return all images, and the images of each split if the source is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
 
-    def merge_and_print_notes(labels: LabelFile) -> LabelFile:
+    def merge_images_and_print_notes(labels: LabelFile) -> LabelFile:
         """Merge identical images if --multi-label is set; print the notes of the result, and return it."""
         merged = merge_identical_images(labels) if options.multi_label else labels
         for line in merged.notes:
@@ -271,28 +271,28 @@ def _read_source(
             )
         splits = labels.splits
         if not splits or (len(splits) == 1 and (options.split or options.append)):  # no image changes its split
-            return merge_and_print_notes(labels), {}
+            return merge_images_and_print_notes(labels), {}
         for line in labels.notes:
             print_note(line)
-        return labels, {name: merge_and_print_notes(part) for name, part in splits.items()}
+        return labels, {name: merge_images_and_print_notes(part) for name, part in splits.items()}
     check_table_options(source, options)
     if options.class_from:
-        return merge_and_print_notes(label_dir_by_pattern(source, options.class_from)), {}
+        return merge_images_and_print_notes(label_dir_by_pattern(source, options.class_from)), {}
     if options.class_index is not None:
         skipped_notes = [f"left out: {text}" for text in describe_skipped_entries(source, is_class_folder=True)]
-        return merge_and_print_notes(label_dir(source, options.class_index).with_notes(skipped_notes)), {}
+        return merge_images_and_print_notes(label_dir(source, options.class_index).with_notes(skipped_notes)), {}
     folder = label_dir_auto(source, leaf=options.leaf, class_names=class_names)
     for line in folder.notes:
         print_note(line)
     if not folder.splits:
-        return merge_and_print_notes(folder.labels), {}
-    return folder.labels, {name: merge_and_print_notes(part) for name, part in folder.splits.items()}
+        return merge_images_and_print_notes(folder.labels), {}
+    return folder.labels, {name: merge_images_and_print_notes(part) for name, part in folder.splits.items()}
 
 
 def _check_output_can_be_read(path: Path, labels: LabelFile) -> None:
     """Check, before `labels` are written to `path`, that mlimages will be able to read the file.
 
-    Class names must be valid. A table without class names is read only if at least half of its images exist.
+    Class names must be valid. A table without class names cannot be read if more than half of its images are missing.
     """
     check_class_names(class_definition_path(path), labels.defined_class_names)
     if path.suffix.lower() == ".txt" or labels.defined_class_names:
@@ -333,9 +333,9 @@ def _split_labels(
     split: Splitter,
     print_note: Callable[[str], None],
 ) -> tuple[LabelFile, ...]:
-    """Return one label file per fraction of --split: by --group if it is given, else by the function `split`.
+    """Return one label file per fraction of --split.
 
-    `assigned` gives, by image path, the split index of each image that is already split.
+    The function `split` is called, except with --group. `assigned` is the split index of already split images, by path.
     """
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)

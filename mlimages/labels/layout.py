@@ -34,15 +34,15 @@ def write_class_folders(
     """Link or copy images into class folders, `folder/CLASS/NAME`; return the number of images.
 
     If several images of a class have the same name, `_2`, `_3` ... is appended to all but the first. Links and copies
-    that an earlier call created for the same images are kept; with `copy`, its links are replaced by copies.
+    that an earlier call created for the same images are kept; with `copy`, such links are replaced by copies.
 
     Args:
         labels: a label file, or label files by split for `folder/SPLIT/CLASS/NAME`.
         copy: copy the images instead of linking them. Remote images and images in shards are always copied.
 
     Raises:
-        InputError: `folder` contains a file that is not one of these images; with `copy`, it contains a link that this
-            function did not create; or a label file is multi-label.
+        InputError: `folder` contains a file that is not one of these images or, with `copy`, a link that this function
+            did not create; or a label file is multi-label.
     """
     splits = {"": labels} if isinstance(labels, LabelFile) else labels
     for file in splits.values():
@@ -118,7 +118,7 @@ def make_folder_names(class_names: Sequence[str], *, max_length: int = 120) -> t
 
 
 def describe_renamed_folders(class_names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Return one line about the classes whose folder has another name than the class; an empty list for none."""
+    """Return a list with one line about all classes whose folder has another name; an empty list for none."""
     renamed = [f"{name} as {folder}" for name, folder in zip(class_names, folders, strict=True) if name != folder]
     return [f"folders whose name differs from the class name: {format_examples(renamed)}"] if renamed else []
 

@@ -40,7 +40,10 @@ SPLIT_NAMES_BY_ALIAS = {
 
 
 def make_path_resolver() -> Callable[[str], str]:
-    """Return a function that resolves the symbolic links among the folders of a path, and caches them."""
+    """Return a function that resolves the symbolic links in the folder of a path, but not a link to the file itself.
+
+    The resolved folders are cached.
+    """
     resolve_folder = cache(os.path.realpath)
 
     def resolve(path: str) -> str:
@@ -134,7 +137,10 @@ def iter_images(root: Path, *, recursive: bool = True) -> Iterator[Path]:
 
 
 def list_skipped_outputs(folder: Path, file_names: Collection[str]) -> set[str]:
-    """Return the names of the files in a folder that mlimages wrote, given the names of all files in it."""
+    """Return the names of the files in a folder that are skipped because mlimages wrote them.
+
+    `file_names` are the names of all files in the folder.
+    """
     return list_written_files(folder).intersection(file_names) if RECORDS_FILE_NAME in file_names else set()
 
 

@@ -56,7 +56,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def iter_all_images(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder and its subfolders, or in the shards of the folder."""
+    """Yield the images in the shards of a folder or, if it has no shards, in the folder and its subfolders."""
     if find_shards(folder):
         yield from (Path(path) for path, _ in _read_shard_images(folder))
     else:
@@ -70,7 +70,7 @@ def find_shard_images_by_class(folder: Path, *, leaf: bool) -> dict[str, list[st
         leaf: use the whole path as the class name: `animals/cats` instead of `animals`.
 
     Raises:
-        InputError: there is no manifest, and an image is not in a folder.
+        InputError: there is no manifest, and the path of an image in a shard has no folder: `0001.jpg`.
     """
     classes: dict[str, list[str]] = {}
     for path, label in _read_shard_images(folder):

@@ -19,7 +19,7 @@ from mlimages.labels.tables import Table
 def is_definition_of_other_table(
     definition_path: Path, label_file: Path, num_classes: int, find_table: Callable[[], Table | None]
 ) -> bool:
-    """Whether mlimages wrote a class definition for another table: the labels of this label file are not all in it.
+    """Whether a class definition that mlimages wrote is for another table: some labels of `label_file` are not in it.
 
     Args:
         definition_path: the class definition; if it does not exist yet, it is one that mlimages will write.

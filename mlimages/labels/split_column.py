@@ -22,8 +22,8 @@ class SplitColumn:
     Attributes:
         index: index of the column.
         name: its name; `column 3` if it has none.
-        splits: train, val or test for each cell text that names a split, in lower case: `{"training": "train"}`.
-        other_values: the cell texts that name no split, in lower case, such as "unassigned"; "" for blank cells.
+        splits: the split (train, val or test) by lower-case cell text: `{"training": "train"}`.
+        other_values: the lower-case cell texts that name no split, such as "unassigned"; "" for blank cells.
     """
 
     index: int
@@ -36,7 +36,7 @@ class SplitColumn:
         return self.splits.get(record.get_cell(self.index).strip().lower(), "")
 
     def describe_rows_without_split(self, records: Iterable[Record]) -> str:
-        """Return the number of the rows without a split, their values and row numbers; "" if there are none."""
+        """Return a text about rows without a split: how many, their values and row numbers; "" if there are none."""
         if not self.other_values:
             return ""
         numbers = [record.line_number for record in records if not self.get_split(record)]
@@ -55,12 +55,12 @@ def find_split_column(
         iter_rows: returns an iterator over all rows; is called a second time for the error message.
 
     Returns:
-        The column, and an empty tuple. If there is no such column: None, and for each column in `names` that is not
-        blank, a line that says why the column is not used.
+        The column, and an empty tuple. If there is no such column: None, and one line per column in `names` that says
+        why the column is not used; columns of blank cells are left out.
 
     Raises:
-        LabelFileError: a column names only one split, and some cells name none: these rows may be meant for another
-            split.
+        LabelFileError: there is no such column, but some cells of a column name one split, and others none: these rows
+            may be meant for another split.
     """
     values: dict[int, dict[str, None]] = {index: {} for index in names}
     for record in iter_rows() if names else ():
@@ -95,8 +95,8 @@ def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, 
 
     - If some texts are names such as train or validation, only these stand for splits.
     - Otherwise, if all texts are 0, 1, false, true or blank: 0 and false mean train, 1 and true mean val. In a column
-      whose name ends with `train`, such as `is_train`, 1 and true mean train, 0 and false mean val. In a column `fold`,
-      these texts name no split, as 0 and 1 are numbers of folds.
+      whose name ends with `train`, such as `is_train`, 1 and true mean train, 0 and false mean val. In a column named
+      `fold`, 0 and 1 are fold numbers, which name no split.
     """
     if names := {value: SPLIT_NAMES_BY_ALIAS[value] for value in values if value in SPLIT_NAMES_BY_ALIAS}:
         return names

@@ -15,7 +15,7 @@ SPLIT_NAMES_BY_COUNT = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile]:
-    """Return the label files of an earlier split of `target`, by path."""
+    """Return, by path, the label files NAME_train, NAME_val and NAME_test that exist beside the label file `target`."""
     paths = (target.with_name(f"{target.stem}_{name}{target.suffix}") for name in SPLIT_NAMES_BY_COUNT[3])
     return {path: LabelFile(path, options=TableOptions(multi_label=multi_label)) for path in paths if path.exists()}
 
@@ -23,7 +23,7 @@ def find_split_files(target: Path, *, multi_label: bool) -> dict[Path, LabelFile
 def describe_stale_split_files(
     split_files: Mapping[Path, LabelFile], labels: LabelFile, paths: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a line about each file of the earlier split that is not replaced, although its images are split again.
+    """Yield a line about each leftover label file of an earlier split, if images in it are also in the new split.
 
     This happens to NAME_test if a split in three is followed by a split in two.
 

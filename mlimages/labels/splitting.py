@@ -2,9 +2,9 @@
 
 1. Images that must stay together form a group; every other image is a group of its own.
 2. The groups of each class are put in a random order: that of a hash of the seed and an identifier.
-3. The order is cut at the fractions, such as 80 % and 90 %: the groups before the first cut are in the first split ...
-4. If a cut is inside a group, chance decides on which side of it the group is (`ImageGroup.rounding_offset`).
-5. If a split then has too many or too few images, groups are moved to the other side of the cut, the nearest first.
+3. The boundaries between the splits are at fractions of this order: at 80 % and 90 % for the splits 0.8, 0.1 and 0.1.
+4. If a boundary is inside a group, chance decides to which split the group belongs (`ImageGroup.rounding_offset`).
+5. If a split then has too many or too few images, groups are moved across the boundary, the nearest first.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class ImageGroup:
 
     Attributes:
         image_indices: indices of the images in the list that is split.
-        fractional_rank: number of images before this group in the random order of the class, divided by the mean size
-            of the other groups of the class. If all groups have the same size, it is 0, 1, 2 ...
-        rounding_offset: random number in [0, 1) of the class, which puts a group that contains a cut on one side of it.
+        fractional_rank: position of the group in the random order of its class: 0, 1, 2 ... if all groups have the same
+            size. In general, the number of images before it, divided by the mean size of the class's other groups.
+        rounding_offset: random number in [0, 1), the same for all groups of a class. It decides to which split a group
+            belongs if the boundary between two splits is inside the group.
         num_class_groups: number of groups of the class.
         is_majority: whether more than half of the images of a class are in this group.
     """
@@ -45,16 +46,16 @@ class ImageGroup:
     num_class_groups: int
     is_majority: bool = False
 
-    def get_sort_key(self, fraction_before_cut: float) -> tuple[int, float]:
-        """Return a key that sorts the groups after a cut first, and those before the cut last.
+    def get_sort_key(self, boundary: float) -> tuple[int, float]:
+        """Return a key that sorts the groups of later splits first, given the boundary between two splits.
 
-        The cut is at `fraction_before_cut` (0..1) of the class. The first element of the key is -1 for a group after
-        the cut, 0 for one that contains the cut, 1 for one before the cut, and 2 for a majority group, which stays in
-        the first split, for training. A group that contains the cut is put after it if the second element is <= 0.
+        `boundary` is a fraction (0..1) of the class. The key of a group is (-1, x) after the boundary, (0, x) if it
+        contains the boundary, (1, x) before the boundary, and (2, 0) if it is a majority group, which stays in the
+        first split, for training. A group with (0, x) belongs to the later split if x <= 0.
         """
         if self.is_majority:
             return 2, 0.0
-        needed = fraction_before_cut * self.num_class_groups - self.fractional_rank
+        needed = boundary * self.num_class_groups - self.fractional_rank
         return (needed >= 1) - (needed <= 0), needed - self.rounding_offset
 
 
@@ -76,7 +77,7 @@ def split(
     of a class is in the first split, unless this split would then be too large.
 
     An image with several classes counts for its rarest class (compare the iterative stratification of
-    https://doi.org/10.1007/978-3-642-23808-6_10), and a group of images of several classes for the most frequent one.
+    https://doi.org/10.1007/978-3-642-23808-6_10), and a group of images of several classes for its most frequent class.
 
     Args:
         items: the images.
@@ -85,7 +86,7 @@ def split(
         class_names: class names by class index.
         groups: a value by image path; images with the same value stay in one split, others are groups of their own.
         contents: by image path, the text whose hash orders the images; by default the path from the class folder on
-            (`cats/1.jpg`), or below the folder that contains all images.
+            (`cats/1.jpg`) or, without class folders, the path relative to the folder that contains all images.
         assigned: by image path, the index of the split of each image that is already split. All images of its group are
             put in that split, and the other images are split in the proportions `fractions`. The index
             `len(fractions)` means no split: the image and its group are left out.
@@ -113,7 +114,7 @@ def split(
         names,
         seed,
     )
-    for number, later_groups in enumerate(_iter_groups_after_splits(ordered, fractions), start=1):
+    for number, later_groups in enumerate(_iter_later_groups(ordered, fractions), start=1):
         split_numbers |= {new[index]: number for group in later_groups for index in group.image_indices}
     splits: list[list[LabeledPath]] = [[] for _ in range(len(fractions) + 1)]
     for index, item in enumerate(items):
@@ -158,7 +159,7 @@ def sample_per_class(
 
 
 def shuffle(items: Iterable[LabeledPath], seed: int) -> list[LabeledPath]:
-    """Return the images in a random order, which `seed` reproduces for the same images in the same order."""
+    """Return the images in a random order, which depends only on `seed` and the input order."""
     check_seed(seed)
     shuffled = list(items)
     random.Random(int(seed)).shuffle(shuffled)  # `random` does not accept NumPy integers
@@ -207,7 +208,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def match_pattern(pattern: re.Pattern[str], text: str) -> str | None:
-    """Return the match of `pattern`, or of its first group if it has one; None if `text` does not match."""
+    """Return the text that `pattern` or, if it has groups, its first group matches in `text`; None for no match."""
     match = pattern.search(text)
     return (match[pattern.groups and 1] or "") if match else None
 
@@ -229,7 +230,10 @@ def _find_common_folder(items: Sequence[LabeledPath]) -> Path | None:
 
 
 def _make_image_id(path: Path, class_name: str, root: Path | None) -> str:
-    """Return the path from the class folder on (`cats/1.jpg`); without that folder, CLASS/ and the path in `root`."""
+    """Return the path from the class folder on: `cats/1.jpg`.
+
+    If no folder has the name of the class, return CLASS/ and the path relative to `root` or, if that is None, the path.
+    """
     whole = f"/{path.as_posix()}"
     if (start := whole.rfind(f"/{class_name}/")) >= 0:
         return whole[start + 1 :]
@@ -278,7 +282,7 @@ def _order_groups(
 
 
 def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str, float]:
-    """Return a random `rounding_offset` per class, evenly spread so that the rounding errors of the classes cancel."""
+    """Return a random `ImageGroup.rounding_offset` per class, evenly spread so that some round up and others down."""
     ordered = sorted(class_names, key=lambda name: _hash_to_unit_interval(seed, "class", name))
     return {
         name: (rank + _hash_to_unit_interval(seed, "offset", name)) / len(ordered) for rank, name in enumerate(ordered)
@@ -288,8 +292,8 @@ def _compute_rounding_offsets(class_names: Sequence[str], seed: int) -> dict[str
 def _iter_ranked_groups(groups: Sequence[tuple[Sequence[int], bool]], rounding_offset: float) -> Iterable[ImageGroup]:
     """Yield the groups of a class with their ranks, given pairs (image indices, `is_majority`) in random order.
 
-    Groups with `is_majority` are moved to the front. Ranks count groups of average size, not images, so that a large
-    group is in a small split (such as `test`) with the same probability as a small group.
+    Groups with `is_majority` are moved to the front. Ranks (`ImageGroup.fractional_rank`) count groups of average size,
+    not images, so that a large group is in a small split (such as `test`) with the same probability as a small group.
     """
     before, total, count = 0, sum(len(indices) for indices, _ in groups), len(groups)
     for indices, is_majority in sorted(groups, key=lambda group: not group[1]):
@@ -304,29 +308,29 @@ def _hash_to_unit_interval(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
-def _iter_groups_after_splits(groups: Sequence[ImageGroup], fractions: Sequence[float]) -> Iterable[list[ImageGroup]]:
-    """Yield, for each split but the last, the groups that belong to later splits."""
+def _iter_later_groups(groups: Sequence[ImageGroup], fractions: Sequence[float]) -> Iterable[list[ImageGroup]]:
+    """Yield, for each boundary between two splits, the groups of all splits after it: two lists for three splits."""
     largest = max((len(group.image_indices) for group in groups), default=0)
     total = sum(len(group.image_indices) for group in groups)
-    later, excess, fraction_before_cut = list(groups), 0.0, 0.0
+    later, excess, boundary = list(groups), 0.0, 0.0
     for fraction in fractions[:-1]:
-        fraction_before_cut += fraction
-        target = (1 - fraction_before_cut) * total
+        boundary += fraction
+        target = (1 - boundary) * total
         minimum, maximum = target + max(-largest, excess - largest), target + min(largest, excess + largest)
-        later = _select_groups_after_cut(later, fraction_before_cut, minimum, maximum)
+        later = _select_groups_after(later, boundary, minimum, maximum)
         excess = sum(len(group.image_indices) for group in later) - target
         yield later
 
 
-def _select_groups_after_cut(
-    groups: Iterable[ImageGroup], fraction_before_cut: float, min_images: float, max_images: float
+def _select_groups_after(
+    groups: Iterable[ImageGroup], boundary: float, min_images: float, max_images: float
 ) -> list[ImageGroup]:
-    """Return the groups after the cut; in each class, the fraction `fraction_before_cut` of the images is before it.
+    """Return the groups after `boundary`, a fraction (0..1) of each class: `min_images` to `max_images` images in all.
 
-    If they have fewer than `min_images` or more than `max_images` in total, the groups nearest to the cut are moved.
+    To stay within these limits, the groups nearest to the boundary are moved across it.
     """
-    ordered = sorted(groups, key=lambda group: group.get_sort_key(fraction_before_cut))
-    count = sum(group.get_sort_key(fraction_before_cut) <= (0, 0.0) for group in ordered)
+    ordered = sorted(groups, key=lambda group: group.get_sort_key(boundary))
+    count = sum(group.get_sort_key(boundary) <= (0, 0.0) for group in ordered)
     images = sum(len(group.image_indices) for group in ordered[:count])
     while images > max_images + COUNT_TOLERANCE:
         count -= 1

@@ -69,7 +69,7 @@ def _read_sample(path: Path, delimiter: str) -> list[Record]:
 
 
 def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
-    """Return the possible delimiters; in a .txt file, a space may separate the path and labels in `a.jpg cats;dogs`."""
+    """Return the possible delimiters; with --multi-label, also white space for a .txt file: `a.jpg cats;dogs`."""
     delimiters = detect_delimiters(path, split_at_whitespace=options.specifies_columns)
     is_text = (
         options.multi_label and path.suffix.lower() == ".txt" and delimiters[0] not in (LAST_WHITESPACE, ANY_WHITESPACE)
@@ -79,14 +79,14 @@ def _find_possible_delimiters(path: Path, options: TableOptions) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _ImageLocation:
-    """A way to find the images of a table.
+    """A possible location of a table's images: their folder, and how cells become paths in it.
 
     Attributes:
         existing_fraction: fraction of the table's first rows whose images are found in this way.
         path_column: index of the path column.
         folder: folder that the paths are relative to.
         suffix: suffix to append to each path; "" for none.
-        strip_components: number of parent folders to strip from each path.
+        strip_components: number of folders to strip from the start of each path.
     """
 
     existing_fraction: float
@@ -100,7 +100,7 @@ class _ImageLocation:
 class _TableSample:
     """The first rows of a table, including a header, split at one of the possible delimiters.
 
-    `folder` and `options` are those of `detect_table`, with `options.images` as `folder` if it is set.
+    Images are first searched for in `folder`: `options.images` if it is set, else as in `detect_table`.
     """
 
     path: Path
@@ -127,16 +127,16 @@ class _TableSample:
         name = self.options.path_column
         columns = [self._find_column_index(name)] if name else list(range(self.num_columns))
         rows = self.records[1:] or self.records
-        locations = [self._locate_images(rows, columns, self.folder)]
+        locations = [self._find_location(rows, columns, self.folder)]
         if locations[0].existing_fraction < 0.5 and self.options.images is None and not is_remote(self.folder):
-            locations += [self._locate_images(rows, columns, path) for path in _list_candidate_folders(self.folder)]
+            locations += [self._find_location(rows, columns, path) for path in _list_candidate_folders(self.folder)]
         best = max(locations, key=lambda location: location.existing_fraction)
         if best.existing_fraction:
             return best
         return replace(best, path_column=min(columns, key=self._rank_path_column, default=0))
 
-    def _locate_images(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
-        """Return the column, suffix and number of stripped folders with which most images exist in `folder`."""
+    def _find_location(self, rows: Sequence[Record], columns: Sequence[int], folder: Path) -> _ImageLocation:
+        """Return the path column, suffix and number of folders to strip with which most paths exist in `folder`."""
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
@@ -151,7 +151,7 @@ class _TableSample:
         )
 
     def _find_max_strip_components(self, cells: Sequence[str]) -> int:
-        """Return the maximum number of parent folders to strip from the paths: with --images, all folders; else 0."""
+        """Return the maximum number of folders to strip from the paths: with --images, all folders; else 0."""
         if not self.options.images:
             return 0
         return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
@@ -215,7 +215,7 @@ class _TableSample:
 
     @cached_property
     def _split_column_and_notes(self) -> tuple[SplitColumn | None, tuple[str, ...]]:
-        """The result of `find_split_column`."""
+        """The column with the split of each row (None if there is none), and lines about columns not used as such."""
         labels, columns = self._find_named_label_columns(), self._find_split_column_indices()
         names = {n: self.first_row[n] if self.has_header else f"column {n + 1}" for n in columns if n not in labels}
         return find_split_column(self.path, names, self._iter_regular_records)
@@ -282,7 +282,7 @@ class _TableSample:
         return tuple(map(self._find_column_index, names))
 
     def _find_one_hot_columns(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """Return the columns of 0 and 1, if each row contains exactly one 1 or --multi-label is given; else none."""
+        """Return the columns of 0 and 1; without --multi-label, none if a row does not contain exactly one 1."""
         rows, multi_label = self.records[1:], self.options.multi_label
         binary = self._find_binary_columns(columns, multi_label=multi_label)
         is_valid = multi_label or all(sum(is_positive_cell(row.cells[n]) for n in binary) == 1 for row in rows)
@@ -298,7 +298,7 @@ class _TableSample:
 
     @property
     def _may_have_header(self) -> bool:
-        """Whether the first row may contain column names; if not, --path-column and --label-column must be numbers."""
+        """Whether the first row may contain column names; if not, options can specify columns only by number."""
         return self.delimiter != ANY_WHITESPACE and not any(
             cell.lower().endswith(tuple(IMAGE_SUFFIXES)) for cell in self.first_row
         )

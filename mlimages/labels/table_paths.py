@@ -23,7 +23,7 @@ def find_relative_path(cell: str, strip_components: int, folder: Path, suffix: s
 
     Args:
         cell: the cell.
-        strip_components: number of folders to strip from the path.
+        strip_components: number of folders to strip from the start of the path.
         folder: folder that the path is relative to.
         suffix: suffix to append to the path to find the image; not part of the result.
     """
@@ -63,7 +63,7 @@ def read_path_cells(path: Path) -> Iterator[str]:
 
 
 def read_paths(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Return an iterator over the paths in a label file or in the path column of a table, such as rejected.tsv."""
+    """Return an iterator over the image paths in a label file or table; relative paths are joined to its folder."""
     path = as_path(path)
     names = read_path_cells(path) if is_table(path) else (row.path for row in read_text_rows(path))
     return (path_from_name(name.replace("\\", "/"), path.parent) for name in names)

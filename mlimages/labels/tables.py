@@ -48,11 +48,11 @@ class Table:
         suffix: suffix to append to each path.
         class_from: regular expression whose match in the path is the label; "" to read label columns.
         has_header: whether the first row contains the column names.
-        strip_components: number of parent folders to strip from each path.
+        strip_components: number of folders to strip from the start of each path.
         split_column: the column with the split of each row (train, val, test), if there is one.
         has_label_lists: whether each label in `rows` is a list of any number of classes, such as `["cats", "dogs"]`.
         has_class_name_columns: whether several label columns contain class names rather than 0 and 1.
-        merges_rows: whether rows of the same image are merged into one with all classes.
+        merges_rows: whether rows of the same image are merged into one with all classes (--multi-label).
         unused_column_notes: a line about each column that is named like a split column, but with fewer than two splits.
     """
 
@@ -165,7 +165,7 @@ class Table:
 
     @cached_property
     def _skips_label_lists(self) -> bool:
-        """Whether rows with a list of classes are left out: if a JSON or XML file is read as a single-label dataset."""
+        """Whether to leave out rows with a list of classes: true for JSON and XML files with one class per image."""
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property
@@ -336,7 +336,7 @@ class TableStatistics:
     """Statistics of the rows of a table.
 
     Attributes:
-        num_rows: number of rows with a path and a label; merged rows of an image count as one.
+        num_rows: number of rows with a path and a label; rows that are merged (`Table.merges_rows`) count as one.
         missing_paths: paths of the images that do not exist.
         distinct_labels: the distinct labels (in label lists, the distinct classes) in natural order.
         unlabeled_line_numbers: line numbers of the rows without a path or without a label.

@@ -1,4 +1,4 @@
-"""The parts of a split by figures worked out by hand: hashes, positions of groups, what changes sides at a cut."""
+"""The parts of a split by figures worked out by hand: hashes, positions of groups, what moves across a boundary."""
 
 import hashlib
 import re
@@ -12,10 +12,10 @@ from mlimages.labels.splitting import (
     ImageGroup,
     _compute_rounding_offsets,
     _hash_to_unit_interval,
-    _iter_groups_after_splits,
+    _iter_later_groups,
     _iter_ranked_groups,
     _make_image_id,
-    _select_groups_after_cut,
+    _select_groups_after,
     check_fractions,
     match_pattern,
     sample_per_class,
@@ -94,13 +94,13 @@ def test_a_position_is_the_number_of_images_before_over_the_mean_size_of_the_oth
     [
         (ImageGroup((0,), 0.0, 0.3, 1, is_majority=True), 0.8, (2, 0.0)),  # the only image of its class
         (ImageGroup((0, 1), 0.0, 0.25, 3, is_majority=True), 0.1, (2, 0.0)),
-        (ImageGroup((0, 1), 0.0, 0.25, 1), 0.75, (0, 0.5)),  # one group of two images is at the cut
+        (ImageGroup((0, 1), 0.0, 0.25, 1), 0.75, (0, 0.5)),  # one group of two images contains the boundary
         (ImageGroup((0,), 0.0, 0.25, 2), 0.5, (1, 0.75)),  # a whole group is needed
         (ImageGroup((0,), 0.5, 0.25, 2), 0.5, (0, 0.25)),
         (ImageGroup((0,), 1.0, 0.25, 2), 0.5, (-1, -0.25)),  # nothing is
     ],
 )
-def test_groups_behind_the_cut_have_the_lowest_keys(
+def test_groups_after_the_boundary_have_the_lowest_keys(
     group: ImageGroup, fraction: float, expected: tuple[int, float]
 ) -> None:
     assert group.get_sort_key(fraction) == expected
@@ -133,22 +133,21 @@ BY_POSITION = [at(position, 2) for position in (9.0, 7.0, 5.0, 3.0, 1.0)]
         ([at(4.5, offset=0.49)], 0, 9, 0),
     ],
 )
-def test_the_groups_nearest_to_the_cut_change_sides(
+def test_the_groups_nearest_to_the_boundary_change_sides(
     groups: list[ImageGroup], minimum: float, maximum: float, expected: int
 ) -> None:
-    found = _select_groups_after_cut(reversed(groups), 0.5, minimum, maximum)
+    found = _select_groups_after(reversed(groups), 0.5, minimum, maximum)
     assert found == groups[:expected]
 
 
 def test_a_part_deviates_by_at_most_the_largest_group_and_the_next_one_makes_up_for_it() -> None:
-    groups = [at(float(n), 3) for n in range(4)]  # all lie before the cuts, which ask for half and a quarter
+    groups = [at(float(n), 3) for n in range(4)]  # all lie before the boundaries, which ask for half and a quarter
     counts = [
-        sum(len(group.image_indices) for group in behind)
-        for behind in _iter_groups_after_splits(groups, (0.5, 0.25, 0.25))
+        sum(len(group.image_indices) for group in behind) for behind in _iter_later_groups(groups, (0.5, 0.25, 0.25))
     ]
     assert counts == [3, 0]
-    assert list(_iter_groups_after_splits([], (0.5, 0.5))) == [[]]
-    assert list(_iter_groups_after_splits(groups, (1.0,))) == []
+    assert list(_iter_later_groups([], (0.5, 0.5))) == [[]]
+    assert list(_iter_later_groups(groups, (1.0,))) == []
 
 
 @pytest.mark.parametrize(
