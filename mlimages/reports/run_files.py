@@ -132,8 +132,8 @@ def require_readable(*paths: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            advice = ": ask its owner for permission to read it" if isinstance(error, PermissionError) else ""
-            raise RunError(f"{path} cannot be read ({summarize_error(error)}){advice}") from error
+            advice = "; ask its owner for permission to read it" if isinstance(error, PermissionError) else ""
+            raise RunError(f"{path} cannot be read: {summarize_error(error)}{advice}") from error
 
 
 def read_settings(files: RunFiles) -> dict[str, Any]:

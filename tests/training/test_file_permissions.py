@@ -58,7 +58,7 @@ def test_a_file_of_a_run_that_may_not_be_read_is_named_with_the_reason(
     name: str, messages: dict[str, list[str]]
 ) -> None:
     assert set(messages[name]) == {
-        f"RunError: run/{name} cannot be read (Permission denied): ask its owner for permission to read it"
+        f"RunError: run/{name} cannot be read: Permission denied; ask its owner for permission to read it"
     }
     for message in messages[f"weights {name}"]:
         assert message == f"ModelError: run/{name} cannot be read as .safetensors weights: Permission denied"
