@@ -17,7 +17,7 @@ MIN_LOG_INTERVAL_S = 60.0
 
 
 class InvalidRequestFilter(logging.Filter):
-    """Log at most one invalid HTTP request per minute, in one line; aiohttp logs each of them with a traceback."""
+    """Logging filter that keeps at most one record of an invalid HTTP request per minute, without its traceback."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -113,7 +113,7 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
 
 
 async def _close_engine(app: web.Application) -> AsyncIterator[None]:
-    """When the application is closed, finish the queued images and stop the threads."""
+    """Cleanup context of aiohttp: when the application is closed, finish the engine's images and stop its threads."""
     yield
     await asyncio.to_thread(app[SERVICE_KEY].engine.close)
 

@@ -110,7 +110,7 @@ class _Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response; convert aiohttp's own error responses, which bypass the middlewares, to JSON.
 
-        Return the response, and whether the client disconnected before its end.
+        Return the response, and whether the client disconnected before the whole response was sent.
         """
         if isinstance(resp, web.Response) and resp.status >= 400 and resp.content_type == "text/plain":
             resp = make_http_error(resp.status, resp.reason, resp.text or "").to_response(request.path)

@@ -79,9 +79,9 @@ class Engine:
         return len(self._waiting)
 
     def submit(self, images: Sequence[ImageData], *, top: int) -> list[asyncio.Future[EngineResult]]:
-        """Add images to the queue, and return a future of the result of each image.
+        """Add images to the queue, and return one future per image.
 
-        A result has `top` classes, or more if another image of its batch needs more.
+        The result of an image has `top` classes, or more if another image of its batch needs more.
 
         Raises:
             ApiError: the queue has no room for all images, or is too small for so many. No image is added.

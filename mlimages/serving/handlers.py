@@ -89,7 +89,7 @@ def _encode_overlay(explanation: Explanation) -> str:
 
 @routes.get("/healthz")
 async def get_health(request: web.Request) -> web.Response:
-    """Return the state of the running service, and details of the model unless a required token is missing."""
+    """Return the state of the service; also details of the model if the request has the token or none is required."""
     service = request.app[SERVICE_KEY]
     status: Literal["ok", "stopping"] = "stopping" if service.is_stopping else "ok"
     if not has_valid_token(request, service.settings.token):
@@ -121,7 +121,7 @@ async def get_openapi_document(request: web.Request) -> web.Response:
 
 
 def _check_query_parameters(request: web.Request, *accepted_names: str) -> None:
-    """Raise ApiError if the request has another query parameter than these."""
+    """Raise ApiError if the request has a query parameter that is not in `accepted_names`."""
     unknown = [name for name in request.query if name not in accepted_names]
     if unknown:
         accepts = f"accepts only {', '.join(accepted_names)}" if accepted_names else "accepts no query parameters"

@@ -106,9 +106,10 @@ async def infer(request: web.Request) -> web.Response:
 
 
 def _describe_outputs(bundle: OnnxBundle) -> list[schemas.TensorMetadata]:
-    """Return the metadata of the model's outputs.
+    """Return name, datatype and shape of each output that requests to the model can ask for.
 
-    `known` is included if the model has this output, `prediction_set` if it has a threshold for prediction sets.
+    The output `known`, which detects out-of-distribution images, is included if the model has it. The output
+    `prediction_set` is included if the model has a threshold for prediction sets.
     """
     classes = len(bundle.class_names)
     outputs = [schemas.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])]

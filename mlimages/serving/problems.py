@@ -80,5 +80,5 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
 
 
 def _make_error_code(reason: str) -> str:
-    """Return a reason phrase as an error code, such as `not-found`."""
+    """Convert the reason phrase of an HTTP status to an error code: `Not Found` -> `not-found`."""
     return (reason or "error").lower().replace(" ", "-")

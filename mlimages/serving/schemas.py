@@ -55,7 +55,7 @@ class Score(Schema):
     """A class and its probability."""
 
     class_name: str
-    label: int = Field(description="Class index.")
+    label: int = Field(description="Index of the class, from 0.")
     probability: float = Field(description="0 to 1.")
 
 
@@ -65,11 +65,12 @@ class ImageResult(Schema):
     name: str = Field(description="The file name in the form; empty for a raw body.")
     class_name: str | None = Field(
         default=None,
-        description="The most probable class; null if the image is unknown, absent if the model returns `labels`.",
+        description="The most probable class; null if the image is rejected as unknown; absent for a multi-label "
+        "model, which returns `labels`.",
     )
     probability: float | None = Field(
         default=None,
-        description="Probability of the most probable class, 0 to 1; absent if the model returns `labels`.",
+        description="Probability of the most probable class, 0 to 1; absent for a multi-label model.",
     )
     known: bool | None = Field(
         default=None,
@@ -100,7 +101,7 @@ class Predictions(Schema):
 
 
 class Explanation(Schema):
-    """Probability of the most probable class, without and with each region of the image masked."""
+    """How masking regions of an image changes the probability of its most probable class."""
 
     model: str = Field(description="Name of the network.")
     class_name: str = Field(description="The most probable class of the unmasked image.")
@@ -109,14 +110,16 @@ class Explanation(Schema):
         default=None,
         description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
     )
-    lowest: float = Field(description="The lowest probability in `hidden`.")
+    lowest: float = Field(
+        description="Lowest probability of `class_name` with a region masked: the minimum of `hidden`."
+    )
     place: str = Field(
         description="Position in the image of the region whose masking lowers the probability most: centre, top "
         "left, ..."
     )
     hidden: list[list[float]] = Field(
-        description="Probability of `class_name` when one region of the preprocessed image is masked, by row and "
-        "column of this region."
+        description="Probability of `class_name` when one region of the preprocessed image is masked (hidden), by row "
+        "and column of this region."
     )
     overlay: str = Field(
         description="The preprocessed image as a base64-encoded PNG. Regions are red if masking them lowers the "
@@ -125,13 +128,13 @@ class Explanation(Schema):
 
 
 class Health(Schema):
-    """The state of a running service, and details of the model unless a required token is missing."""
+    """The state of the service; also details of the model if the request has the token or none is required."""
 
     status: Literal["ok", "stopping"] = Field(
         description="`stopping` while the server finishes its last requests; /v2/health/ready then has the status 503."
     )
     model: str | None = Field(default=None, description="Name of the network.")
-    classes: list[str] | None = Field(default=None, description="Class names, in the order of their labels.")
+    classes: list[str] | None = Field(default=None, description="Class names, by class index.")
     threshold: float | None = Field(
         default=None,
         description="Rejection threshold: an image whose highest probability is below it is predicted as unknown.",
@@ -259,7 +262,7 @@ class InferRequest(Schema):
 
 
 class ResponseOutput(Schema):
-    """Output of an inference request.
+    """Output tensor in the response to an inference request.
 
     The shape is `(N, classes)` for `probabilities` and `prediction_set`, and `(N,)` for `known`. If the request sets
     `classification` to k, `probabilities` contains the k most probable classes as texts, and its shape is `(N, k)`.

@@ -45,7 +45,7 @@ class Service:
 
     @property
     def bundle(self) -> OnnxBundle:
-        """The current model. A reload may replace it at any time: in a request, read this property only once."""
+        """Metadata of the current model, which a reload may replace at any time: in a request, read this only once."""
         return self.engine.predictor.bundle
 
     def request_reload(self) -> None:

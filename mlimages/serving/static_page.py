@@ -85,7 +85,7 @@ class OrtWebFiles:
         return cls(version, {name: f"./{name}" for name in files}, _compute_integrity(files), files, origin="")
 
     def list_page_files(self, folder: Path) -> list[Path]:
-        """Return the paths of all files that `write_page` writes to `folder`."""
+        """Return the paths of all files that `write_page` writes to `folder`: those of the page, and `self.files`."""
         names = ("model.onnx", "model.json", "manifest.json", "icon.svg", "service_worker.js", "index.html")
         return [require_local_path(folder) / name for name in (*names, *self.files)]
 

@@ -27,10 +27,11 @@ Rows = NDArray[Any]
 
 
 class ArrayStore:
-    """Arrays of one shape in a folder, each stored as a row with a key of 32 bytes.
+    """On-disk cache of arrays of one shape; each array is a row, found by its key of 32 bytes.
 
-    Each writer appends to its own pair of files, first `X.rows`, then `X.keys`: no lock is needed, and after a kill the
-    rows up to the last complete key are valid. The modification time of `X.keys` shows when its rows were last used.
+    Each writer appends to its own pair of files, first to `NAME.rows`, then to `NAME.keys`, so that no lock is needed.
+    If a writer is killed, the rows with a complete key remain valid. The modification time of `NAME.keys` shows when
+    the rows were last used.
 
     Args:
         folder: created when the first row is written.
@@ -93,20 +94,20 @@ class ArrayStore:
         return out
 
     def _touch_file(self, file_name: str) -> None:
-        """Set the modification time of `FILE_NAME.keys` to now when this store first uses the file."""
+        """Set the modification time of `FILE_NAME.keys` to now, unless this object has already done so."""
         if file_name not in self._used:
             self._used.add(file_name)
             with suppress(OSError):
                 os.utime(self.folder / f"{file_name}.keys")
 
     def fits_in_cache(self, num_rows: int, max_bytes: int) -> bool:
-        """Return whether this many rows fit into half of the cache; the other half is for other pixels and features."""
+        """Return whether this many rows fit into half of the cache, whose maximum size is `max_bytes`."""
         return num_rows * self.row_bytes <= max_bytes / 2
 
     def evict_files(self, max_bytes: int, *, reserved_bytes: int = 0) -> None:
-        """Remove the least recently used files of the cache, in all CACHE_FOLDER_NAMES, until it fits into `max_bytes`.
+        """Remove the least recently used files of the cache until it fits into `max_bytes`.
 
-        Files that this store has used or written are kept.
+        The cache consists of the files in all CACHE_FOLDER_NAMES. Those that this store has used or written are kept.
 
         Args:
             max_bytes: maximum size of the cache.

@@ -56,8 +56,8 @@ class Augmenter:
         strength: preset of random changes. `none`: no change; `flip`: views with odd numbers are mirrored; `light`: as
             `flip`, and views are cropped and their colours slightly changed; `strong`: as `light`, but with larger
             changes, an erased rectangle and a rotation.
-        max_rotation_deg: views are also rotated by a random angle of at most this in either direction, even with the
-            strength `none`. With `strong`, a value below 15 counts as 15.
+        max_rotation_deg: views are rotated by a random angle of at most this many degrees in either direction, with any
+            strength, even `none`. With `strong`, the limit is at least 15.
         seed: random seed.
 
     >>> pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
@@ -76,7 +76,7 @@ class Augmenter:
 
     @property
     def num_cached_views(self) -> int:
-        """Number of views of each image that are used, and cached, if layers are frozen."""
+        """Number of views per image whose features are cached and trained on if layers are frozen."""
         return NUM_CACHED_VIEWS[self.strength]
 
     def make_view(self, pixels: NDArray[np.uint8], image_digest: bytes, view_number: int) -> NDArray[np.uint8]:

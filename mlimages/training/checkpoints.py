@@ -57,15 +57,15 @@ class TrainingState:
     Attributes:
         trained_tensors: trainable parameters and all buffers by name, after the last epoch.
         best_trained_tensors: the same tensors after the best epoch.
-        optimizer_tensors: the optimizer's tensors by name, `N.KEY` for the N-th parameter.
+        optimizer_tensors: the optimizer's tensors by name, such as `0.exp_avg` for the first parameter.
         history: metrics of the epochs so far.
-        best_epoch: epoch with the highest validation score, then the lowest loss; 0: before the first epoch.
+        best_epoch: epoch with the highest validation score or, at equal scores, the lowest loss; 0: before training.
         best_score_neg_loss: validation accuracy (or mean average precision) and negative loss of the best epoch.
         probe_accuracy: validation accuracy of the linear probe (ridge regression) that initializes the head, or None.
         probe_map: mean average precision of the linear probe (see `probe_accuracy`) in a multi-label run, else None.
         frozen_digest: SHA-256 of the frozen weights; empty if nothing is frozen.
-        lower_layers_share: share of the lower layers in the ridge regression's kernel (see LOWER_LAYERS_SHARES), 0..1;
-            0: only the last layer is used.
+        lower_layers_share: weight of the lower layers' features relative to the last layer's in the ridge regression,
+            0..1 (see LOWER_LAYERS_SHARES); 0: only the last layer's features are used.
         prediction_set_thresholds: thresholds of prediction sets by coverage such as "0.9", from leave-one-out
             predictions; empty in multi-label runs, in runs without ridge regression, and with bfloat16 features.
         seconds: duration of the run so far, measured from the reading of its images, excluding interruptions.
@@ -158,7 +158,7 @@ def copy_trained_tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def copy_optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return copies of the optimizer's tensors, named `N.KEY` for the N-th parameter."""
+    """Return copies of the optimizer's tensors by name, such as `0.exp_avg` for the first parameter."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{key}": _copy_to_cpu(torch.as_tensor(value))
@@ -201,7 +201,7 @@ def require_same_tensor_shapes(network_tensors: NamedTensors, trained_tensors: N
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTensors) -> None:
-    """Load tensors named `N.KEY` into the optimizer, as returned by `copy_optimizer_tensors`."""
+    """Restore the optimizer's state from the tensors of `copy_optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
@@ -211,7 +211,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
 
 
 def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write all weights, except those of a LowerLayersHead, to `last.safetensors` and `best.safetensors`."""
+    """Write `last.safetensors` and `best.safetensors`; a LowerLayersHead is only stored in `state.safetensors`."""
     for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_checkpoint_tensors(network, trained), part, metadata={"format": "pt"})
@@ -264,9 +264,9 @@ class TrainedRun:
 def load_run(run: str | os.PathLike[str], checkpoint: str = "best", *, network: nn.Module | None = None) -> TrainedRun:
     """Load the trained network of a run with its preprocessing.
 
-    The weights are read from `best.safetensors` or `last.safetensors`. If the run was killed before it updated this
-    file, or if the network has a LowerLayersHead, all trained weights are read from `state.safetensors`. If the file
-    to read does not exist yet, the frozen weights are those of the pretrained network.
+    The weights are read from `best.safetensors` or `last.safetensors`. If the run was killed before it wrote or updated
+    this file, or if the network has a LowerLayersHead, the trained weights are read from `state.safetensors`. The
+    frozen weights are then those of the file or, if it does not exist, of the pretrained network.
 
     Args:
         run: run folder.
@@ -334,7 +334,7 @@ def make_trained_run(files: RunFiles, network: nn.Module, *, weights: Path) -> T
 
 
 def _add_lower_head_or_raise(model: Model) -> Model:
-    """Return the model with a LowerLayersHead; raise a RunError if the installed network has no layers for it."""
+    """Return the model with a LowerLayersHead; raise RunError if the installed library lacks its input layers."""
     if (extended := add_lower_layers_head(model)) is None:
         raise RunError(
             f"the layers of {model.name} in {model.library} differ from those that were trained: "

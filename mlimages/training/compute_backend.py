@@ -26,7 +26,8 @@ MIN_BFLOAT16_VIEWS = 256
 
 
 class CpuTime(NamedTuple):
-    """Time on one CPU core: seconds to convert a network to OpenVINO, and milliseconds of inference per image."""
+    """Time on one CPU core: seconds to convert a network to OpenVINO, and milliseconds of inference per image with each
+    library and precision."""
 
     openvino_conversion_s: float
     torch_fp32_ms: float

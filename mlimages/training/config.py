@@ -60,7 +60,7 @@ def parse_learning_rate(text: str) -> float:
 
 
 def parse_scale(text: str) -> float:
-    """Parse the number that pixel values are divided by.
+    """Parse the divisor of the pixel values (`--scale`).
 
     Raises:
         InputError: `text` is not a positive number.
@@ -159,7 +159,7 @@ class FineTuneConfig(TableOptions):
     mean: Annotated[
         str,
         Option(
-            "Mean to subtract: a mean image (.npy, .png), channel (the training set's mean per channel) or none.",
+            "Mean to subtract. FILE: a mean image (.npy, .png). channel: the training set's mean per channel.",
             "Data",
             metavar="FILE|channel|none",
             default_text="from the pretrained weights",
@@ -190,12 +190,14 @@ class FineTuneConfig(TableOptions):
         ),
     ] = 0.0
     gray: Annotated[
-        bool | None, Option("Convert images to grayscale.", "Data", ("--gray/--no-gray",), is_advanced=True)
-    ] = None
+        bool | None, Option("Convert images to grayscale.", "Data", ("--gray/--no-gray",), is_advanced=True,
+                            default_text="from the pretrained weights"),
+    ] = None  # fmt: skip
     bgr: Annotated[
         bool | None,
-        Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_advanced=True),
-    ] = None
+        Option("Use the channel order BGR, as Caffe networks expect.", "Data", ("--bgr/--no-bgr",), is_advanced=True,
+               default_text="from the pretrained weights"),
+    ] = None  # fmt: skip
     model: Annotated[
         str,
         Option("Network: a torchvision name such as alexnet or vgg16, timm:NAME, lenet5 ...", "Model", metavar="NAME"),

@@ -240,12 +240,12 @@ class GlobalBatchDropout(TorchFunctionMode):
             return args[0].copy_(self._make_mask(*args, **options))
         return func(*args, **options)
 
-    def _make_mask(self, tensor: Tensor, probability: float) -> Tensor:
-        """Return this process's rows of a random mask of ones (with this probability) and zeros, shaped as `tensor`."""
+    def _make_mask(self, tensor: Tensor, p_keep: float) -> Tensor:
+        """Return this process's rows of a random mask, shaped as `tensor`: ones with probability `p_keep`, or zeros."""
         last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
         shape = (self._batch_size, *tensor.shape[1:])
-        mask = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=order).bernoulli_(probability)
+        mask = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, memory_format=order).bernoulli_(p_keep)
         return mask[self._rows] if self._rows else torch.ones_like(tensor)
 
 
@@ -286,7 +286,7 @@ def convert_sync_batch_norm(network: nn.Module, device: torch.device, *, batch_s
 
 
 def set_batch_norm_mode(network: nn.Module, *, num_images: int) -> None:
-    """Make trainable batch norms use their running statistics if this process has fewer than two images in a step.
+    """Put trainable batch norms into train mode or, if this process has fewer than two images in a step, eval mode.
 
     Frozen batch norms and `SyncBatchNorm` are not changed.
     """

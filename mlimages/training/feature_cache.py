@@ -91,7 +91,10 @@ def cache_features(
 def _describe_precision_mismatch(
     features: FeatureSource, backend: ComputeBackend, val_set: ImageSet, progress: Progress
 ) -> str:
-    """Compare features of validation images in both precisions; return a message if they differ too much, else ""."""
+    """Compare features of validation images in float32 and in `backend.frozen_precision`.
+
+    Return a message if they differ too much, else "".
+    """
     own = select_local_indices(range(len(val_set)))
     chosen = np.sort(np.random.default_rng(0).permutation(own)[:MAX_PRECISION_CHECK_IMAGES]).tolist()
     squares, labels = np.zeros(2), []

@@ -27,7 +27,7 @@ class ConversionError(Exception):
 
 
 class FrozenFeatureExtractor:
-    """Computes the outputs of the frozen part with one library.
+    """Computes the outputs of the frozen part in PyTorch or OpenVINO.
 
     OpenVINO converts the network at the first call, and compiles it when the precision changes.
 

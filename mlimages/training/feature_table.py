@@ -37,7 +37,7 @@ class FeatureTable:
 
     Attributes:
         features: float32 `(N, D)`: the output of `layer`, after the activation, pooling and normalization that follow
-            it. Feature maps are averaged over positions, unless the network itself flattens them there.
+            it. Feature maps are averaged over positions or, if the network flattens them after `layer`, flattened.
         labels: class indices, int64 `(N,)`; for a multi-label file, 1 for each class of an image, else 0, int64
             `(N, classes)`.
         paths: paths of the images.

@@ -226,7 +226,10 @@ class FeatureSource:
         self._stores = {precision: open_store(precision) for precision in {"fp32", self._precision}}
 
     def fits_in_cache(self, num_images: int, cache_bytes: int) -> bool:
-        """Return whether the features of this many images fit into half of `cache_bytes`; log a warning if not."""
+        """Return whether the features of this many images fit into half of a cache of `cache_bytes`.
+
+        If not, log a warning.
+        """
         store = self._stores["fp32"]
         if not store.fits_in_cache(num_images, cache_bytes):
             logger.warning(

@@ -180,7 +180,7 @@ def _prepare_resumed_run(job: TrainingJob, state: TrainingState) -> None:
 
 
 def _make_initial_state(job: TrainingJob) -> TrainingState:
-    """Return the state before the first epoch; if the network is pretrained, fit its closed-form head first."""
+    """Return the state before the first epoch; the head of a pretrained network is fitted by ridge regression."""
     if distributed.is_main_process():
         write_skipped_images(job.files, job.broken_images)
     objective, is_single = job.objective, job.train_set.labels.ndim == 1

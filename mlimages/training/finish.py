@@ -72,8 +72,8 @@ class FineTuneResult:
             closed-form head, fitted by ridge regression); None if there is none, as with random weights.
         best_epoch: number of the epoch with the highest validation score, from 1; 0 is the closed-form head.
         epochs: number of trained epochs.
-        depths_share: share of the lower layers in the closed-form head (see `head` of FineTuneConfig), 0..1; 0 if it
-            uses only the features of the last layer.
+        depths_share: weight of the lower layers' features relative to the last layer's in the closed-form head, 0..1
+            (see `head` of FineTuneConfig); 0 if it uses only the features of the last layer.
         frozen_digest: SHA-256 of the frozen weights, equal before and after training; empty if nothing is frozen.
         broken: images that could not be decoded and were skipped.
         seconds: time from reading the images to the last epoch, excluding interruptions.
@@ -278,7 +278,7 @@ def _write_result(result: FineTuneResult, files: RunFiles, *, overwrite: bool) -
 
 
 def _fit_known_output(job: TrainingJob, state: TrainingState, validation: ValidationResult) -> KnownOutput:
-    """Fit the ONNX output `known` (is an image in-distribution?) and, separately, thresholds of prediction sets."""
+    """Fit both parts of KnownOutput: the in-distribution score `known`, and thresholds of prediction sets."""
     train, val = (compute_head_inputs(job.model, job.source, images) for images in (job.train_set, job.val_set))
     score = fit_known_score(train.features, train.labels, len(job.class_names), validation_features=val.features)
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
@@ -319,7 +319,7 @@ def write_suspect_labels(
     """Write `suspects.tsv`, the images that are probably mislabelled.
 
     Args:
-        probabilities: `(N, classes)`; each image is predicted by a closed-form head that was fitted without this image.
+        probabilities: `(N, classes)`; each image is predicted by a ridge regression that was fitted without this image.
     """
     suspects = find_suspects(paths, labels, probabilities, class_names)
     write_suspects(suspects, files.suspects, overwrite=True)

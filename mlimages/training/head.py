@@ -29,7 +29,7 @@ PENALTIES = np.logspace(-4, 3, 30)
 """Candidate penalties, as multiples of the mean diagonal element of the Gram matrix `(N, N)`."""
 
 LOWER_LAYERS_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Candidates for the share w of the lower layers in the kernel matrix of the ridge regression, 0..1. The matrix is
+"""Candidates for the weight w of the lower layers in the kernel matrix of the ridge regression, 0..1. The matrix is
 (1 - w) K_last + w K_lower; each K holds the inner products of the features of all pairs of images."""
 
 MAX_PENALTY_IMAGES = 4000
@@ -71,7 +71,7 @@ class RidgeFit:
         loo_probabilities: leave-one-out probabilities, float32 `(N, classes)`: each image is predicted by a classifier
             that was fitted without this image.
         penalty: the penalty from PENALTIES with the smallest leave-one-out error.
-        lower_layers_share: the chosen share from LOWER_LAYERS_SHARES; 0 if only the last layer is used.
+        lower_layers_share: weight of the lower layers' features (see LOWER_LAYERS_SHARES); 0: they are not used.
     """
 
     head: RidgeHead
@@ -90,7 +90,7 @@ def fit_ridge(
 ) -> RidgeFit:
     """Fit a ridge regression to one-hot or multi-hot targets.
 
-    The penalty and the share of the lower layers are chosen by leave-one-out cross-validation.
+    The penalty and the weight of the lower layers' features are chosen by leave-one-out cross-validation.
     One eigendecomposition of a Gram matrix suffices for all penalties, and the leave-one-out residual is
     residual / (1 - leverage) (Golub, Heath and Wahba, Generalized cross-validation, 1979). If there are more images
     than features, the rows are read in chunks; the result is then the only array of `(N, classes)` values in memory.
@@ -101,7 +101,7 @@ def fit_ridge(
         num_classes: number of classes.
         lower_features: for each lower layer, its features `(N, L)`; in `RidgeHead.weight`, their columns follow
             those of `features`: `(classes, D + sum of all L)`.
-        share_candidates: candidate shares of the lower layers (see LOWER_LAYERS_SHARES), in ascending order. A share
+        share_candidates: candidate weights of the lower layers (see LOWER_LAYERS_SHARES), in ascending order. A weight
             of 0 is preferred, since others require a second head: if the first candidate is 0, another is chosen only
             if its error is lower by more than two standard errors of the difference.
 
@@ -151,8 +151,8 @@ class _LayerFeatures:
     Attributes:
         features: `(N, D)`.
         mean: mean of each feature, `(D,)`.
-        scale: scaling factor of each centred feature, `(D,)`; the diagonal of the scaled features' Gram matrix has
-            mean 1.
+        scale: factor by which each centred feature is multiplied, `(D,)`. The squared length of an image's scaled
+            feature vector is 1 on average.
     """
 
     features: Features
@@ -190,7 +190,7 @@ class _RidgeSolver:
 
     Args:
         layers: features of the last layer and, if `lower_layers_share` is not 0, of each lower layer.
-        lower_layers_share: share from LOWER_LAYERS_SHARES; it is divided equally among the lower layers.
+        lower_layers_share: weight from LOWER_LAYERS_SHARES; it is divided equally among the lower layers.
         kernel_matrix: X X' `(N, N)`, if it has been computed.
 
     Attributes:
@@ -248,9 +248,9 @@ class _RidgeSolver:
         return RidgeFit(head, left_out, self._relative_penalty, self._lower_layers_share)
 
     def _decompose(self, kernel_matrix: Float64Array | None) -> None:
-        """Set `_values` = e `(K,)`, `_projected` = U' Y `(K, classes)`, and `_vectors`; for the symbols, see the class.
+        """Do step 1 of the class docstring: set `_values` = e `(K,)`, `_projected` = U' Y `(K, classes)`, `_vectors`.
 
-        `_vectors` is U `(N, K)` if `_is_dual`, otherwise V / s `(D, K)`: rows of U are then computed as X V / s.
+        `_vectors` is U `(N, K)` if `_is_dual`, otherwise V / s `(D, K)`, since rows of U are rows of X times V / s.
         """
         if self._is_dual:
             if kernel_matrix is None:
@@ -336,9 +336,9 @@ def _fit_softmax_scaling(scores: Float64Array, labels: Int64Array) -> tuple[floa
 
 
 def _fit_sigmoid_scaling(scores: Float64Array, targets: Float64Array) -> tuple[float, float]:
-    """Return the scale 2 k and the offset -k: the logit of a score s is k (2 s - 1), which is 0 for s = 0.5.
+    """Fit logits k (2 s - 1) of scores s, with one parameter k; return the scale 2 k and the offset -k.
 
-    k maximizes the likelihood of the targets: Platt scaling with one parameter instead of two.
+    k maximizes the likelihood of the targets: Platt scaling in which the logit of the score 0.5 is 0.
     """
     smoothed = (1 - LABEL_SMOOTHING) * targets + LABEL_SMOOTHING / 2
 

@@ -27,8 +27,8 @@ class HeadInputs:
             network has no `LowerLayersHead`.
         labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each row's image in its set.
-        min_logit: smallest logit that the network's head, with its current weights, computes for these images;
-            `initialize_head` needs it.
+        min_logit: smallest logit that the network's head computes for these images. If this is negative,
+            `initialize_head` raises the bias of a convolution.
     """
 
     features: NDArray[np.float32]
@@ -38,23 +38,23 @@ class HeadInputs:
     min_logit: float
 
     def compute_probabilities(self, head: RidgeHead) -> Float64Array:
-        """Return the probabilities `(N, classes)` that a closed-form head predicts from these inputs."""
+        """Return the probabilities `(N, classes)` that a ridge regression predicts from these inputs."""
         all_features = np.concatenate([self.features, *self.lower_features], axis=1)  # (N, D)
         return head.compute_probabilities(all_features[:, : head.weight.shape[1]])
 
 
 def initialize_head(model: Model, source: BatchSource, images: ImageSet, head: RidgeHead) -> bool:
-    """Copy the weights of the closed-form head to the network's head, if possible; return whether they were copied.
+    """Copy the weights of a ridge regression to the network's head; return False if the head's type does not allow it.
 
     Args:
         model: the network, changed in place.
         source: yields batches and computes their logits.
         images: the training set. If the head is a convolution, its bias is raised until no logit of these images is
             negative, since SqueezeNet applies a ReLU to the logits.
-        head: the closed-form head.
+        head: the ridge regression.
 
     Returns:
-        Whether the weights were copied: False if the network's head is not a linear layer or convolution with a bias.
+        True if the weights were copied; False if the network's head is not a linear layer or convolution with a bias.
     """
     layer = model.network.get_submodule(model.head)
     if not (isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None):

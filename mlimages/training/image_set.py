@@ -212,6 +212,7 @@ class ImageSet:
 
 
 def _make_targets(images: Sequence[DecodableImage], num_classes: int | None) -> Tensor:
+    """Return class indices `(N,)` or, in a multi-label run, multi-hot rows; `num_classes` as in `ImageSet`."""
     labels = [image.labels for image in images if image.labels is not None]
     if not labels:
         return torch.tensor([image.label for image in images], dtype=torch.long)  # (N,)

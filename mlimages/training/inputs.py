@@ -79,7 +79,8 @@ class TrainingInputs:
         splits: paths and labels of the images.
         model: the network, with its lower layers frozen.
         frozen_layers: frozen parameters and modules of the network.
-        mean_image: float32 `(C, H, W)` in 0..255; None if the run has none, or is resumed.
+        mean_image: float32 `(C, H, W)` in 0..255, to be stored in the run folder; None if the run has none, or is
+            resumed and has already stored it.
         is_resumed: whether the run folder contains a finished epoch.
     """
 
@@ -106,7 +107,8 @@ class CustomNetwork:
         """Check that the preprocessing and the settings have no value that would be ignored with a custom network.
 
         Raises:
-            InputError: only the preprocessing names a mean image, or the settings name another network or weights file.
+            InputError: the preprocessing names a mean image but `config.mean` is not a file, or the settings name
+                another network or a weights file.
         """
         self.preprocessing.normalization.check_mean_image(config.mean_file)
         if config.model not in (DEFAULT_MODEL, self.name) or config.weights not in ("default", "none"):
@@ -177,7 +179,7 @@ def _read_stored_splits(files: RunFiles) -> LabeledSplits:
 
 
 def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
-    """Log a warning if the label files have changed since the run was started; the run uses the original ones.
+    """Log a warning if the label files have changed since the run was started; the run uses the copies in its folder.
 
     Images are compared by file name and classes, since the folder may have been moved.
     """

@@ -32,13 +32,12 @@ def fit_known_score(
     *,
     validation_features: NDArray[np.float32],
 ) -> KnownScore:
-    """Fit the score of the output `known`, which compares the Mahalanobis distance to the nearest class mean with a
-    threshold.
+    """Fit the output `known`: a score from the Mahalanobis distance to the nearest class mean (see KnownScore).
 
-    The threshold is computed on the validation images. Features are scaled to length 1. The within-class covariance is
-    kept along at most NUM_PRINCIPAL_DIRECTIONS directions of largest variance, and replaced by the mean variance along
-    all other directions. Based on K. Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples
-    and Adversarial Attacks, NeurIPS 2018.
+    The distance at which the score is 0.5 is computed on the validation images. Features are scaled to length 1. The
+    within-class covariance is kept along at most NUM_PRINCIPAL_DIRECTIONS directions of largest variance, and replaced
+    by the mean variance along all other directions. Based on K. Lee et al., A Simple Unified Framework for Detecting
+    Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018.
 
     Args:
         features: inputs of the head for the training images, float32 `(N, D)`.
@@ -94,7 +93,7 @@ def save_known_output(known_output: KnownOutput, files: RunFiles) -> None:
 
 
 def load_known_output(files: RunFiles) -> KnownOutput | None:
-    """Read `known.safetensors`; return None if it does not exist.
+    """Read the output `known`, an in-distribution score, from `known.safetensors`; None if there is no such file.
 
     Runs do not have it if they are multi-label or not finished, or have fewer than MIN_CONFORMAL_IMAGES validation
     images.

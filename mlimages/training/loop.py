@@ -53,7 +53,7 @@ class ValidationResult:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Learning rate schedule: linear warmup and cosine decay to 1 % of the peak, or another decay, without warmup.
+    """Learning rate schedule: linear warmup, then cosine decay to 1 % of the peak; other decays have no warmup.
 
     Attributes:
         peak_lr: maximum learning rate.

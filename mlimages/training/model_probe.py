@@ -44,7 +44,7 @@ def probe_models(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> ModelScores:
-    """Probe several networks on the same images.
+    """Compare networks as frozen feature extractors, on the same images: accuracy of a linear probe, CPU time and size.
 
     Args:
         labels: a label file, its path, or the path of a folder of class folders. There must be at least two classes,
@@ -104,5 +104,5 @@ def _measure_cpu_time_ms(model: Model) -> float:
 
 
 def _estimate_onnx_size_mb(network: nn.Module) -> float:
-    """Return the size of the parameters and buffers in float32, in megabytes (10**6 bytes)."""
+    """Return the approximate size of the .onnx file in MB (10**6 bytes): float32 parameters and buffers."""
     return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

@@ -175,7 +175,7 @@ def _require_enough_images(images: Sequence[DecodableImage], class_names: Sequen
 def compute_pooled_features(
     model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress
 ) -> Features:
-    """Return the concatenated pooled features at all cut points, float32 `(N, D)`; they are cached on disk."""
+    """Return the pooled features after each layer in `cut_points`, concatenated, float32 `(N, D)`; cached on disk."""
     normalize = Normalize(model.preprocessing.normalization)
     key = make_feature_cache_key(
         model,
@@ -250,7 +250,7 @@ def _compute_learning_curve(
 
 
 def _iter_curve_sizes(smallest_class_size: int) -> Iterator[int]:
-    """Yield the numbers of training images per class: 5, 10, 20 ... up to 80 % of the smallest class."""
+    """Yield the numbers of training images per class: 5, 10, 20 ..., at most 80 % of the smallest class."""
     step = FIRST_CURVE_SIZE
     while step <= 0.8 * smallest_class_size:
         yield step

@@ -18,7 +18,7 @@ from mlimages.training.run import PATH_SETTINGS
 
 
 def read_provenance(files: RunFiles, weights: Path) -> Provenance:
-    """Return the provenance of a run, without the fields that the export adds.
+    """Return the provenance of a run; fields that only the export knows keep their defaults.
 
     Args:
         weights: the checkpoint that is exported, such as `best.safetensors`.

@@ -40,6 +40,7 @@ _LOG_RECORD_START = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ml
 class EpochMetrics:
     """Metrics of an epoch, one row of metrics.csv: accuracies in 0..1, losses in nats, duration in seconds.
 
+    `lr` is the learning rate of the last step of the epoch. `seconds` is the duration of the epoch with its validation.
     In a multi-label run, the accuracy is the share of images whose labels are all correct at a threshold of 0.5.
     `train_map` and `val_map` are the mean average precision (0..1) of a multi-label run; None in a single-label run.
     """
@@ -82,8 +83,8 @@ def read_config(run: str | os.PathLike[str]) -> FineTuneConfig:
 def contains_finished_run(config: FineTuneConfig, files: RunFiles) -> bool:
     """Return whether the folder contains a finished run with these settings, so that nothing is left to train.
 
-    It is false if there is no run, the run is not finished, or `epochs` was raised. It is also false, whatever the
-    stored settings, if the run has no complete epoch.
+    The result is False if there is no run, the run is not finished, or `epochs` was raised. A run without a complete
+    epoch is not finished, and its settings may differ.
 
     Raises:
         InputError: the folder is a file, or contains files with the names of a run's files but no `config.json`.
@@ -133,7 +134,7 @@ def require_unedited_files(files: RunFiles, *, export: bool, overwrite: bool) ->
 
 
 def override_normalization(normalization: Normalization, config: FineTuneConfig) -> Normalization:
-    """Replace `scale`, `std` and `bgr` by those settings that are set; the mean is converted to the new scale."""
+    """Return `normalization` with the `scale`, `std` and `bgr` set in `config`; the mean is converted to this scale."""
     scale = config.scale or normalization.scale
     return replace(
         normalization,
@@ -145,7 +146,12 @@ def override_normalization(normalization: Normalization, config: FineTuneConfig)
 
 
 def require_same_preprocessing(config: FineTuneConfig, files: RunFiles, preprocessing: Preprocessing) -> None:
-    """Check that a run to resume was started with this preprocessing of its network; `config` may override its values.
+    """Check that a run to resume was started with the same preprocessing.
+
+    Args:
+        config: settings of the run; they override values of the preprocessing.
+        files: files of the run.
+        preprocessing: preprocessing of the network, without the overrides of `config`.
 
     Raises:
         RunError: the preprocessing differs.

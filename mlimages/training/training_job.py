@@ -120,7 +120,7 @@ class TrainingJob:
 def prepare_run_folder(
     config: FineTuneConfig, files: RunFiles, inputs: TrainingInputs, images: DecodedSplits
 ) -> Preprocessing:
-    """Write the run folder, or update the number of epochs of a resumed run; return the preprocessing.
+    """Write the first files of a new run, or the number of epochs of a resumed run; return the stored preprocessing.
 
     Args:
         inputs: the network, and paths and labels of the images.
@@ -253,10 +253,10 @@ def build_training_job(
 
 
 def _add_lower_head_if_possible(config: FineTuneConfig, model: Model, num_images: int) -> Model:
-    """Return a copy of the model with an added `LowerLayersHead`.
+    """Return a copy of the model with an added `LowerLayersHead`, or `model` itself if it can have none.
 
-    The run drops this head later if ridge regression chooses to use only the last layer. If the settings, the network
-    or MAX_LOWER_FIT_SIZE do not allow such a head, `model` is returned.
+    It can have none if the settings, the network or MAX_LOWER_FIT_SIZE do not allow it. The run drops an added head
+    later if ridge regression chooses to use only the last layer.
     """
     if config.head == "last" or config.freeze != "head" or not model.pretrained:
         return model
