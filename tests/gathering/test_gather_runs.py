@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
+from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import ManifestWriter, UInt64Set, dump_row, is_manifest, parse_row
 from mlimages.gathering.store.shard_storage import strip_shard_name
@@ -131,12 +133,35 @@ def test_a_host_that_refuses_every_link_spends_none(
     site.fallback = in_turn(*(answer(photo(n)) for n in range(3)), refusal)
     first = run(source, tmp_path / "out", per_host=1)
     assert (first.ok, first.open) == (3, 37)
+    assert sum(not row.final for row in read_manifest(tmp_path / "out")) == 37
     unrequested = {row.detail for row in read_manifest(tmp_path / "out") if row.reason is Reason.HOST_DOWN}
     assert unrequested == {"the host has refused several links in a row"}
     assert len(site.requests) <= (45 if site.asked("/login.html") else 8)
     site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
     second = run(source, tmp_path / "out", per_host=1)
     assert (second.ok + second.duplicate, second.open) == (40, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 20}, {"no_retry": True}, {"shard": (1, 1)}, {"layout": "tar"}])
+@pytest.mark.parametrize("num_links", [3, 10])
+@pytest.mark.parametrize("refusal", [answer(b"no", 403), answer(b"<!DOCTYPE html>log in")])
+def test_a_row_is_final_unless_the_link_counts_as_unfinished(
+    site: Site,
+    tmp_path: Path,
+    refusal: Reply,
+    num_links: int,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.download.host_state.GIVE_UP_AFTER_S", 0.0)
+    source, out = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(num_links))), tmp_path / "out"
+    site.fallback = refusal
+    num_open = num_links if num_links >= REFUSALS_UNTIL_PAUSED else 0
+    for _ in range(3):
+        summary = run(source, out, per_host=1, **options)
+        assert (summary.open, summary.failed) == (num_open, num_links)
+        rows = [row for row in read_manifest(out) if row.status == "failed"]
+        assert [row.final for row in rows] == [num_open == 0] * num_links
 
 
 @pytest.mark.usefixtures("layout")

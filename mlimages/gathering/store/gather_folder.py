@@ -173,8 +173,8 @@ class GatherFolder:
             self._merge_manifests()
         elif self._has_retries:
             self._read_done_links(retry_unfinished=False)  # links that were not retried count as recorded
-        else:
-            self._retry_or_count_refused_links(retry_unfinished=False)
+        if self._correct_refused_rows():
+            self._merge_manifests()
         moved = self._move_images(self._corrections)
         self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
         if self.has_attributions:
@@ -241,7 +241,10 @@ class GatherFolder:
             self._retry_or_count_row(key, row, retry_unfinished=retry_unfinished)
             if row.reason is Reason.PLACEHOLDER and row.sha256:
                 placeholders.add(row.sha256)
-        self._retry_or_count_refused_links(retry_unfinished=retry_unfinished)
+        self._refused = self._refusals.find_refused_keys() if retry_unfinished and not self._options.no_retry else set()
+        self._has_retries |= bool(self._refused)
+        for key in self._refused:
+            self._retried.add(key)
         self._is_merged &= not any(
             row.sha256 in placeholders and row.status == "ok" and self._storage.size(row.path or "") is not None
             for row in (read_rows(paths) if placeholders else ())
@@ -249,18 +252,15 @@ class GatherFolder:
         if self._options.shard:
             self._read_other_manifests(paths, retry_unfinished=retry_unfinished)
 
-    def _retry_or_count_refused_links(self, *, retry_unfinished: bool) -> None:
-        """Correct failures that are recorded as final although their host has refused many links in a row.
-
-        If `retry_unfinished`, mark the links for retry (unless `no_retry` is set); else, count them as unfinished.
-        """
-        keys = self._refusals.find_refused_keys()
-        self._refused = keys if retry_unfinished and not self._options.no_retry else set()
-        self._has_retries |= bool(self._refused)
-        for key in self._refused:
-            self._retried.add(key)
-        if not retry_unfinished:
-            self.tally.move_failed_to_unfinished(len(keys))
+    def _correct_refused_rows(self) -> bool:
+        """Append corrected rows for links that are recorded as final too early; return whether there are any."""
+        paths = self._find_manifests_to_merge()
+        rows = self._refusals.correct_earlier_rows(lambda: CurrentRows(self._storage, paths).rows())
+        for row in rows:
+            self._writer.append(row)
+        if rows:
+            self._close_manifest()
+        return bool(rows)
 
     def _read_other_manifests(self, own_manifests: list[Path], *, retry_unfinished: bool) -> None:
         """Read which of this shard's links are done in other manifests. (Duplicates in them are found by the merge.)"""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mlimages.core import RETRYABLE_REASONS, FetchResult, InputError, Reason
 from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
 from mlimages.gathering.download.reasons import REFUSAL_REASONS
-from mlimages.gathering.links import parse_host
+from mlimages.gathering.links import hash_link, parse_host
 from mlimages.gathering.options import GatherOptions
 from mlimages.gathering.store.shard_storage import strip_shard_name
 
@@ -127,7 +128,18 @@ class ConsecutiveRefusals:
     def find_refused_keys(self) -> set[int]:
         """Return the keys of rows that are recorded as final although their host has refused many consecutive links.
 
-        They are the first of these links: when they were recorded, there were not yet many.
+        They are the first of these links: when they were recorded, there were not yet many. At the end of a run, their
+        rows are corrected.
         """
         hosts = (host for host in self._final if self._counts[host] >= REFUSALS_UNTIL_PAUSED)
         return {key for host in hosts for key in self._final[host]}
+
+    def correct_earlier_rows(self, read_current_rows: Callable[[], Iterable[FetchResult]]) -> list[FetchResult]:
+        """Return the rows that `find_refused_keys` finds, marked as not final.
+
+        Args:
+            read_current_rows: returns the current row of each link; called only if there are such rows.
+        """
+        keys = self.find_refused_keys()
+        wrong = (row for row in (read_current_rows() if keys else ()) if row.final and row.reason in REFUSAL_REASONS)
+        return [replace(row, final=False) for row in wrong if hash_link(row.label, row.url) in keys]

@@ -50,10 +50,6 @@ class ResultTally:
             if len(self._hosts) > 2 * _NUM_HOSTS_TO_KEEP:
                 self._hosts = Counter(dict(self._hosts.most_common(_NUM_HOSTS_TO_KEEP)))
 
-    def move_failed_to_unfinished(self, num_links: int) -> None:
-        """Count `num_links` of the failed links as unfinished."""
-        self._open += num_links
-
     def make_progress_counts(self) -> dict[str, int]:
         """Return the number of links that are "ok", "failed" and "open" (unfinished), to show beside a progress bar."""
         failed = self.status["failed"] + self.status["placeholder"]
