@@ -6,7 +6,8 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 
-from mlimages.core import GatherSummary, Reason, pluralize
+from mlimages.core import GatherSummary, Reason, escape_unprintable, pluralize
+from mlimages.labels import describe_renamed_folders
 
 _MAX_SHOWN_ROWS = 15
 _ADVICE_BY_REASON = {
@@ -109,6 +110,7 @@ def format_summary(summary: GatherSummary, *, ends_with_error: bool, keep_duplic
     if summary.unmoved:
         were = _pluralize_with_verb(summary.unmoved, "image", "was", "were")
         yield f"{were} edited or moved by hand and therefore left in place, although the list now gives another class"
+    yield from map(escape_unprintable, describe_renamed_folders(list(summary.renamed), list(summary.renamed.values())))
     if keep_duplicates and summary.duplicate:
         are = _pluralize_with_verb(summary.duplicate, "earlier duplicate", "is", "are")
         yield f"{are} not downloaded again: --keep-duplicates only applies to new links; to keep all, use a new folder"

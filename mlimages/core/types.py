@@ -119,6 +119,8 @@ class GatherSummary:
         seconds: duration of this run in seconds.
         waits_s: by host, the seconds after the end of the run until the next request is possible; only hosts that
             throttle requests for longer than `max_wait_s`.
+        renamed: the folders of the classes whose folder has another name, by class; `label` names these classes by
+            their folders. Empty for tar shards.
     """
 
     out: Path
@@ -138,6 +140,7 @@ class GatherSummary:
     hosts: Mapping[str, int]
     seconds: float
     waits_s: Mapping[str, float] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as JSON types, as printed by `--json`."""

@@ -125,7 +125,8 @@ async def gather_async(
         if stopped:
             raise stopped
         summary = folder.tally.make_summary(out, num_fetched=folder.num_added, seconds=time.monotonic() - started)
-        return replace(summary, waits_s=fetcher.hosts.long_pause_s_by_host)
+        renamed = {} if chosen.layout == "tar" else folder.paths_in_use.find_renamed_folders(summary.classes)
+        return replace(summary, waits_s=fetcher.hosts.long_pause_s_by_host, renamed=renamed)
 
 
 def _check_earlier_rows(source: Source, out: Path) -> None:

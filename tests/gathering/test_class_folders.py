@@ -1,6 +1,7 @@
 """The folders of classes depend on the list alone, not on the order in which the images arrive."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mlimages.core import InputError
 from mlimages.gathering import read_list, read_manifest
 from mlimages.gathering.sources.search_source import parse_queries
 from mlimages.gathering.store.file_names import PathsInUse
+from tests.conftest import RunCli
 from tests.gathering.conftest import links, run
 from tests.servers import Connection, Reply, Request, Site, answer, photo
 
@@ -55,6 +57,34 @@ def test_names_that_are_equal_but_for_white_space_and_unicode_form_are_one_class
         assert asyncio.run(UrlList(path, class_name=name).count_links_by_class()) == {expected: 1}
     else:
         assert [ref.label for ref in read_list(path)] == [expected]
+
+
+RENAMED = {
+    "Camera: old": "Camera_ old",
+    '"q"': "_q_",
+    ".hidden": "hidden",
+    "..": "images",
+    "a/b?": "a/b_",
+    "con": "_con",
+}
+"""Class names that cannot be folder names, and their folders."""
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "2"], ["--subfolders"], ["--layout", "tar"]])
+def test_a_run_names_the_classes_whose_folder_has_another_name(
+    site: Site, tmp_path: Path, options: list[str], run_cli: RunCli
+) -> None:
+    labels = ["ants", "more/bees", *RENAMED]
+    site.routes |= {f"/{n}.jpg": answer(photo(n)) for n in range(len(labels))}
+    rows = [{"url": site.url(f"/{n}.jpg"), "label": label} for n, label in enumerate(labels)]
+    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ["gather", "urls", "x.jsonl", "-o", "out", "--allow-private", *options]
+    renamed = {} if "tar" in options else dict(sorted(RENAMED.items()))
+    shown = ", ".join(f"{label} as {folder}" for label, folder in renamed.items())
+    for _ in range(2):
+        lines = [line for line in run_cli(*words).stdout.splitlines() if "differs" in line]
+        assert lines == [f"folders whose name differs from the class name: {shown}"] * bool(renamed)
+    assert json.loads(run_cli(*words, "--json").stdout)["renamed"] == renamed
 
 
 def test_a_class_without_a_name_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import accumulate, count
 from typing import NamedTuple
@@ -177,6 +177,11 @@ class PathsInUse:
             if not is_own:
                 self._conflicts_by_label[label] = self._describe_conflict(plain)
         self._folders_by_label[label] = path[:-1]
+
+    def find_renamed_folders(self, labels: Iterable[str]) -> dict[str, str]:
+        """Return the folders of those of `labels` whose folder has another name, by label."""
+        folders = {label: self._folders_by_label.get(label, label) for label in labels}
+        return {label: folder for label, folder in folders.items() if folder != label}
 
     def release_folders(self, labels: Collection[str]) -> None:
         """Make the folders of `labels`, which have lost all their images, available to other labels.
