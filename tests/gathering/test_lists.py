@@ -252,6 +252,46 @@ def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str 
     assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).count_links()) == 2
 
 
+SPACED = "http://x/a b.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("x.txt", f"{SPACED}\n", "separate classes from links by tabs"),
+        ("x.txt", f"cat\t{SPACED}\n", "its own column"),
+        ("x.csv", f"breed,link\ncat,{SPACED}\n", "its own column"),
+        ("x.csv", f"link\n{SPACED}\n", "its own column"),
+        ("x.json", f'["{SPACED}"]', "its own column"),
+    ],
+)
+def test_advice_about_a_space_in_a_link_fits_the_format(tmp_path: Path, name: str, text: str, advice: str) -> None:
+    (warning,) = LinkFile(write(tmp_path / name, text), LinkListOptions()).warnings
+    assert warning.startswith(f"1 of 1 row with a space in the link, such as {SPACED}: ")
+    assert warning.endswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", f"# url,label\n{A},cat\n{B},dog\n"),
+        ("x.csv", f"# of 2020\nurl,label\n{A},cat\n{B},dog\n"),
+        ("x.csv", f"label,url\n#ant,{A}\n#bee,{B}\n"),
+        ("x.csv", f"sep=;\nlabel;url\n#ant;{A}\n#bee;{B}\n"),
+        ("x.txt", f'["{A}", "{B}", "{A}"]'),
+        ("x.txt", f'[\n"{A}", "{B}",\n"{A}"]'),
+        ("x.jsonl", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n'),
+        ("x.txt", f"# of 2020\n{A}\n{B}\n"),
+    ],
+)
+def test_the_total_of_the_progress_bar_is_never_too_small(tmp_path: Path, name: str, text: str) -> None:
+    source = UrlList(write(tmp_path / name, text))
+    total = asyncio.run(source.count_links())
+    num_links = len(list(read_list(tmp_path / name)))
+    assert num_links >= 2
+    assert total is None or num_links <= total <= num_links + text.count("# of")
+
+
 def test_counting_the_hosts_of_an_opened_list_leaves_its_links(tmp_path: Path) -> None:
     source = UrlList(write(tmp_path / "x.txt", "\n".join(f"http://a.example/{n}" for n in range(20))))
 

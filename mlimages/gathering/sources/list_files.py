@@ -77,10 +77,10 @@ def iter_members(path: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
                     yield entry.filename, file
 
 
-def count_data_lines(path: Path) -> int:
-    """Return the number of lines of a file that are neither blank nor comments."""
+def count_lines(path: Path, *, comments: bool) -> int:
+    """Return the number of lines of a file that are not blank; lines that begin with `#` count if `comments` is set."""
     with path.open("rb") as file:
-        return sum(1 for line in read_lines(file) if not line.startswith("#"))
+        return sum(1 for line in read_lines(file) if comments or not line.startswith("#"))
 
 
 def open_stdin() -> IO[bytes]:

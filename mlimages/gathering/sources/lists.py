@@ -31,7 +31,7 @@ from mlimages.gathering.sources.left_out_rows import LeftOutRows
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_buffered_lines,
-    count_data_lines,
+    count_lines,
     is_binary,
     is_compressed,
     is_json_array,
@@ -64,6 +64,7 @@ _MAX_SNIFFED_LINES = 100
 """Maximum number of lines from which the format is detected."""
 _MAX_SINGLE_LINK_CLASSES = 1000
 """Maximum number of classes with one link; a list with more probably has captions instead of classes."""
+_LINK_PER_LINE = "one link per line"
 _T = TypeVar("_T")
 _SECOND_LINK = re.compile(r"[,;|\s]\s*https?://")
 """Matches a delimiter that is followed by another link in the same cell."""
@@ -117,7 +118,8 @@ class LinkFile:
         self._num_buffered_lines = sys.maxsize
         self._unclassified = 0
         self._left_out = LeftOutRows()
-        self._has_long_rows = False
+        self._has_long_rows = self._is_json = self._skips_comments = False
+        self._suffix = get_list_suffix(path)
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
         self.has_rows = bool(head)
         is_named_by_file = options.class_name is None and self._unclassified == len(head) > 0
@@ -137,6 +139,15 @@ class LinkFile:
     def find_late_warnings(self) -> tuple[str, ...]:
         """Return warnings about left-out rows that are not in `warnings`; to be called once all links are read."""
         return tuple(text for text in self._left_out.describe() if text not in self._left_out_of_head)
+
+    def count_max_links(self) -> int | None:
+        """Return the number of lines that may contain links; None if the lines are not counted.
+
+        Not counted are compressed files and standard input, and JSON and Parquet, whose links are not in lines.
+        """
+        if is_compressed(self._path) or not self._path.is_file() or self._is_json or self._suffix == ".parquet":
+            return None
+        return count_lines(self._path, comments=not self._skips_comments) - self.num_header_lines
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
@@ -161,10 +172,13 @@ class LinkFile:
             example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: put each link in its own row"
         if spaced := [url for url in links if " " in url and not _SECOND_LINK.search(url)]:
-            yield (
-                f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: separate classes "
-                "from links by tabs"
+            is_without_cells = self._format_description.startswith(_LINK_PER_LINE)
+            advice = (
+                "separate classes from links by tabs"
+                if is_without_cells
+                else ("if the space is not part of the link, put what follows it into its own column")
             )
+            yield f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: {advice}"
         yield from self._left_out.describe(f" in the first {len(first_links)} rows" * has_more)
         if 0 < self._unclassified < len(first_links):
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
@@ -180,8 +194,7 @@ class LinkFile:
             )
 
     def _parse_image_refs(self) -> Iterator[ImageRef]:
-        suffix = get_list_suffix(self._path)
-        if suffix == ".parquet":
+        if self._suffix == ".parquet":
             yield from self._parse_rows(read_parquet_rows(self._path))
             return
         with open_list(self._path) as file:
@@ -189,14 +202,14 @@ class LinkFile:
                 raise NoLinksError(
                     f"{self.name} is a spreadsheet or an archive, not a list of links: save it as CSV, or extract it"
                 )
-            if suffix == ".json" or is_json_array(file):
+            if self._suffix == ".json" or is_json_array(file):
                 yield from self._parse_json("\n".join(read_lines(file, max_length=-1)))  # often a single line
                 return
             lines = read_lines(file)
             if self._path == STDIN:
                 self._num_buffered_lines = count_buffered_lines(file)
             head, lines = self._peek(lines, min(self._num_buffered_lines, _MAX_SNIFFED_LINES))
-            yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), suffix)
+            yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), self._suffix)
 
     def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines, and subtract 1 from `_num_buffered_lines` for each of them."""
@@ -242,6 +255,7 @@ class LinkFile:
         return self._parse_rows(rows)
 
     def _parse_json(self, text: str) -> Iterator[ImageRef]:
+        self._is_json = True
         try:
             value = json.loads(text)
         except RecursionError as error:
@@ -267,7 +281,8 @@ class LinkFile:
             yield columns.make_image_ref(row, self._default_class)
 
     def _parse_text(self, lines: Iterable[str]) -> Iterator[ImageRef]:
-        self._format_description = f"one link per line; class {self._default_class}"
+        self._skips_comments = True
+        self._format_description = f"{_LINK_PER_LINE}; class {self._default_class}"
         for line in lines:
             if line.startswith("#"):
                 continue
@@ -323,13 +338,3 @@ def _raise_lazily(error: Exception) -> Iterator[Any]:
         raise error
 
     return iter(raise_error, None)
-
-
-def find_max_num_links(path: Path, num_header_lines: int) -> int | None:
-    """Return the number of lines of a list that may contain links; None if the lines are not counted.
-
-    Not counted are compressed files and standard input, and JSON and Parquet, whose links are not in lines.
-    """
-    if is_compressed(path) or not path.is_file() or get_list_suffix(path) in (".parquet", ".json"):
-        return None
-    return count_data_lines(path) - num_header_lines

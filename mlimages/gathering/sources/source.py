@@ -27,7 +27,7 @@ from mlimages.gathering.partition import LinkCountsByHost
 from mlimages.gathering.sources.archived_lists import open_lists
 from mlimages.gathering.sources.columns import LinkListOptions, is_http_url
 from mlimages.gathering.sources.list_files import STDIN
-from mlimages.gathering.sources.lists import LinkFile, find_max_num_links, require_parquet_extra
+from mlimages.gathering.sources.lists import LinkFile, require_parquet_extra
 from mlimages.labels import normalize_class_name
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class UrlList:
         return STDIN in self._paths
 
     async def count_links(self) -> int | None:
-        """Return an upper bound on the number of links; None if it is unknown (see `find_max_num_links`)."""
+        """Return an upper bound on the number of links; None if it is unknown (see `LinkFile.count_max_links`)."""
         await self._open_lists()
         return self._length
 
@@ -197,7 +197,7 @@ class UrlList:
                             self._tell(f"{file.name}: {text}")
                         _reject_duplicate_class([*files, file])
                         files.append(file)
-                        lengths.append(await asyncio.to_thread(find_max_num_links, local, file.num_header_lines))
+                        lengths.append(await asyncio.to_thread(file.count_max_links))
             self._files = files
             self._length = None if None in lengths else sum(filter(None, lengths))
         return self._files
