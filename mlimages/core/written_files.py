@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +18,9 @@ RECORDS_FILE_NAME = ".mlimages-written"
 
 A listed file may be replaced, unless its hash has changed.
 """
+
+_ESCAPED_BREAKS = {"n": "\n", "r": "\r"}
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
 
 
 @contextmanager
@@ -132,7 +136,7 @@ def _read_lines_cached(path: Path, fingerprint: bytes) -> dict[str, None]:
     """Return the lines of a file; the result is cached until the file's fingerprint changes."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as lines:  # splitlines() would split names at U+2028
-            last_first = dict.fromkeys(line.rstrip("\n") for line in reversed(list(lines)))
+            last_first = dict.fromkeys(_unescape_line(line.rstrip("\n")) for line in reversed(list(lines)))
     except OSError:
         return {}
     return dict.fromkeys(reversed(last_first))
@@ -161,10 +165,22 @@ def _append_record(path: Path, line: str) -> None:
     if line in known and not line.startswith("#"):
         return
     if is_remote(path):
-        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{one}\n" for one in [*known, line]))
+        write_text(path.parent / RECORDS_FILE_NAME, "".join(f"{_escape_line(one)}\n" for one in [*known, line]))
         return
     with (path.parent / RECORDS_FILE_NAME).open("a", encoding="utf-8", errors="surrogateescape") as out:
-        out.write(f"{line}\n")
+        out.write(f"{_escape_line(line)}\n")
+
+
+def _escape_line(line: str) -> str:
+    """Return a line of the records without line breaks: as `sha256sum` does, escape them and prefix a backslash."""
+    return f"\\{line.translate(_ESCAPES)}" if "\n" in line or "\r" in line else line
+
+
+def _unescape_line(line: str) -> str:
+    """Return the line that `_escape_line` escaped."""
+    if not line.startswith("\\"):
+        return line
+    return re.sub(r"\\(.)", lambda found: _ESCAPED_BREAKS.get(found[1], found[1]), line[1:])
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from mlimages.core import (
     cache_dir,
     file_lock,
     list_written_files,
+    read_settings,
     record_settings,
     write_output,
     write_text,
@@ -150,13 +151,33 @@ def test_a_cache_folder_that_cannot_be_created_is_named_with_its_variable(
         cache_dir("checks")
 
 
-@pytest.mark.parametrize("name", ["labels.txt", "my  labels.txt", "# labels.txt", "a\u2028b\x85c\x0c.txt"])
-def test_recorded_settings_are_not_listed_as_a_file(name: str, tmp_path: Path) -> None:
-    for _ in range(2):
+@pytest.mark.parametrize(
+    "name",
+    ["labels.txt", "my  labels.txt", "# labels.txt", "a\u2028b\x85c\x0c.txt", "a\nb.txt", "a\r\n\r.txt",
+     "\na\\nb\\.txt", "a\\nb.txt", "\\a.txt", "a\n# b: c  d"],
+)  # fmt: skip
+@pytest.mark.parametrize("settings", ["--split 0.8,0.2  --seed 1", "--group a\\n\nb"])
+def test_a_file_of_any_name_is_recorded_and_replaced_and_its_settings_are_read_back(
+    name: str, settings: str, tmp_path: Path
+) -> None:
+    for content in ("old", "new"):
         with write_output(tmp_path / name) as part:
-            part.write_text("")
-    record_settings(tmp_path / name, "--split 0.8,0.2  --seed 1")
+            part.write_text(content)
+        record_settings(tmp_path / name, settings)
     assert list_written_files(tmp_path) == {name}
+    assert read_settings(tmp_path / name) == settings
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="there is no sha256sum to check the records with")
+@pytest.mark.parametrize("name", ["a.txt", "a\nb.txt", "a\\nb.txt", "a\n\\b.txt"])
+def test_sha256sum_checks_the_records(name: str, tmp_path: Path) -> None:
+    with write_output(tmp_path / name) as part:
+        part.write_text("a")
+    record_settings(tmp_path / name, "--split 0.8,0.2")
+    words = ["sha256sum", "--check", "--status", ".mlimages-written"]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    (tmp_path / name).write_text("b")
+    assert subprocess.run(words, cwd=tmp_path, check=False).returncode == 1
 
 
 def test_a_file_is_replaced_where_the_file_system_has_fixed_permissions(
