@@ -14,9 +14,9 @@ from mlimages.cli.hints import (
     find_validation_option,
     print_as_json,
     print_next_command,
+    print_notes,
     print_to_stderr,
     read_labels,
-    read_splits,
     to_cli_args,
 )
 from mlimages.cli.options import (
@@ -29,7 +29,7 @@ from mlimages.cli.options import (
     takes_options,
 )
 from mlimages.core import Resize, as_path, format_size, parse_size, pluralize, require_writable
-from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions
+from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions, open_splits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -168,11 +168,12 @@ def check(
         from mlimages.reports import write_check_report
     thresholds = checks.Thresholds.parse(threshold)
     report_paths = [as_path(report_path)] if report_path else []
-    files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
+    files = [labels for source in sources for labels in open_splits(source, TableOptions(**table_options)).values()]
     result_paths = checks.list_result_paths(files)
     require_writable([*report_paths, *chain.from_iterable(result_paths)], overwrite=force)
     if _undo_interrupted_moves(files, undo=yes):
-        files = [labels for source in sources for labels in read_splits(source, TableOptions(**table_options))]
+        files = [labels for source in sources for labels in open_splits(source, TableOptions(**table_options)).values()]
+    print_notes(files)
     embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
         report = checks.check(
@@ -202,10 +203,9 @@ def check(
     if fix and not moves:
         print_to_stderr("--fix: no file has to be moved or renamed")
     if yes and (outdated := checks.find_outdated_label_files(report, moves)):
-        names = ", ".join(map(str, outdated))
         print_to_stderr(
             "label files that mlimages did not write, or that were edited since, are not updated: "
-            f"{names}; use NAME_checked.txt instead"
+            f"{', '.join(map(str, outdated))}; use NAME_checked.txt instead"
         )
     if advice := describe_if_most_images_missing(report.errors.get("missing", 0), report.num_images):
         print_to_stderr(advice)

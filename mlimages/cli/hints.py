@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,11 @@ def read_splits(source: Path, table_options: TableOptions) -> list[LabelFile]:
     from mlimages.labels import open_splits
 
     splits = list(open_splits(source, table_options).values())
-    for line in dict.fromkeys(line for labels in splits for line in labels.notes):
-        print_to_stderr(line)
+    print_notes(splits)
     return splits
+
+
+def print_notes(files: Iterable[LabelFile]) -> None:
+    """Print the notes about how label files and folders were read, each of them once."""
+    for line in dict.fromkeys(line for labels in files for line in labels.notes):
+        print_to_stderr(line)

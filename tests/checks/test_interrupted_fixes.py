@@ -67,10 +67,10 @@ def make_dataset(folder: Path, *, edited: bool) -> None:
         (folder / f"{name}.tsv").write_text("path\tlabel\n" + lines.replace(" 0\n", "\t0\n"))
         labels = LabelFile(folder / f"{name}.tsv")
         images = list(labels)
+        (folder / f"{name}.tsv").unlink()  # both would have the same class definition
         LabelFile(folder / f"{name}.txt", items=lambda images=images: images, class_names=("things",)).write(
             folder / f"{name}.txt"
         )
-        (folder / f"{name}.tsv").unlink()
     if edited:
         (folder / "train.txt").write_text((folder / "train.txt").read_text() + "\n")
 
@@ -129,6 +129,23 @@ def test_what_a_person_did_after_the_interruption_stays(folder: Path, change: st
     assert len(undone) == len(moves) - 1
     assert {path: path.read_bytes() for path in (*folder.glob("b/png.*"), folder / "val.txt")} == mine
     assert find_interrupted_moves(report.files) == []
+
+
+@pytest.mark.parametrize("words", [["--fix", "--yes"], ["--fix"], []], ids=" ".join)
+@pytest.mark.parametrize("num_interrupted", [0, 1])
+def test_notes_about_label_files_are_printed_once_also_after_an_interruption(
+    folder: Path, invoke_cli: RunCli, words: list[str], num_interrupted: int
+) -> None:
+    (folder / "a.csv").write_text("file,class\na/0.jpg,things\na/1.jpg,things\na/empty.jpg,things\n")
+    report = check([folder / "a.csv"])
+    for _ in range(num_interrupted):
+        with suppress(KeyboardInterrupt), record_moves(report, moves := plan_moves(report)):
+            move_files(moves)
+            raise KeyboardInterrupt
+    lines = invoke_cli("check", "a.csv", *words).stderr.splitlines()
+    assert sum("--fix was interrupted" in line for line in lines) == num_interrupted
+    assert any(line.startswith("a.csv: ") for line in lines)
+    assert len(lines) == len(set(lines))
 
 
 def test_a_file_of_a_person_with_the_name_of_the_record_is_kept(folder: Path, invoke_cli: RunCli) -> None:
