@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -56,10 +57,11 @@ def _merge_new_images(existing_labels: LabelFile, new_labels: LabelFile, *, by_c
         candidates = {new_names[label] for label in listed} - {*existing_labels.defined_class_names}
         return _remove_empty_classes(merged, candidates)
     defined = existing_labels.defined_class_names
+    normalized = [unicodedata.normalize("NFC", name) for name in defined]  # as the names of folders
     names = existing_labels.class_names if new_classes else defined
     for label in sorted(new_classes):
         name = new_names[label]
-        if name in defined and (other := defined.index(name)) != label:
+        if name in normalized and (other := normalized.index(name)) != label:
             raise InputError(
                 f"{existing_labels.path}: the class {name} already has the label {other}, not {label}: append "
                 f"{new_labels.img_root} with --label {other}, or rename the folder"

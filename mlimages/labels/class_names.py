@@ -8,8 +8,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, format_examples, write_output
@@ -187,6 +188,7 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
     numbers are class names if there is a gap in them: if the numbers in all files without class names, together with
     the indices of all defined classes, are not 0, 1, 2 ...
     """
+    files = _unify_spellings(files)
     by_file = [_pad_names(file.names, file.class_indices) for file in files]
     numbers = {
         int(own[label])
@@ -205,6 +207,16 @@ def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[C
     names = dict.fromkeys(name for file in files if file.has_names for name in file.names)
     occurring = {own[label] for own, file in zip(by_file, files, strict=True) for label in file.class_indices}
     return (*names, *sorted(occurring - names.keys(), key=natural_sort_key)), tuple(by_file)
+
+
+def _unify_spellings(files: Sequence[FileClasses]) -> list[FileClasses]:
+    """Return the classes with names that differ only in their Unicode form spelled as in the first file."""
+    spellings: dict[str, str] = {}
+    for name in chain.from_iterable(file.names for file in files):
+        spellings.setdefault(unicodedata.normalize("NFC", name), name)
+    first = [file.names for file in files[:1]]
+    others = (tuple(spellings[unicodedata.normalize("NFC", name)] for name in file.names) for file in files[1:])
+    return [replace(file, names=names) for file, names in zip(files, chain(first, others), strict=True)]
 
 
 def _pad_names(names: ClassNames, class_indices: Collection[int]) -> ClassNames:

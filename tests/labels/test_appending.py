@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -291,3 +293,24 @@ def test_moved_images_are_counted_in_each_part_of_a_split(tmp_path: Path, invoke
     done = invoke_cli("label", "pets", *split, "--append")
     assert "all_train.txt: 1 of 4 listed images are missing" in done.stderr
     assert "all_val.txt: 1 of 4 listed images are missing" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+@pytest.mark.parametrize("options", [(), ("--label", "0")])
+def test_a_class_in_another_unicode_form_is_the_same_class(
+    tmp_path: Path, invoke_cli: RunCli, form: Literal["NFC", "NFD"], suffix: str, options: tuple[str, ...]
+) -> None:
+    name = unicodedata.normalize(form, "caf\u00e9")
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", name)
+    images(tmp_path, "old/1.jpg", f"new/{other}/2.jpg", "new/tea/3.jpg")
+    (tmp_path / f"l{suffix}").write_text("old/1.jpg 0\n" if suffix == ".txt" else "path,label\nold/1.jpg,0\n")
+    (tmp_path / "l_class_def.txt").write_text(f"0 {name}\n", "utf-8")
+    force = ("--force",) * (suffix == ".csv")  # a table is written again
+    source = f"new/{other}" if options else "new"
+    refused = invoke_cli("label", f"new/{other}", "--label", "1", "-o", f"l{suffix}", "--append", check=False).stderr
+    assert "already has the label 0, not 1" in refused
+    done = invoke_cli("label", source, *options, "-o", f"l{suffix}", "--append", *force)
+    assert "not changed" not in done.stderr
+    assert LabelFile(tmp_path / f"l{suffix}").class_names == ((name,) if options else (name, "tea"))
+    assert [item.label for item in LabelFile(tmp_path / f"l{suffix}")] == ([0, 0] if options else [0, 0, 1])
