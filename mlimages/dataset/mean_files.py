@@ -43,7 +43,7 @@ def load_mean_image(
         mean = _read_array(path, image_property)
     else:
         name, mean = "mean_image", np.asarray(path)
-    if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu":
+    if mean.ndim != 3 or mean.shape[0] not in (1, 3) or mean.dtype.kind not in "fiu" or not mean.size:
         raise InputError(
             f"{name}: expected a mean image of shape (C, H, W), float32, but found {mean.dtype} of shape {mean.shape}"
         )

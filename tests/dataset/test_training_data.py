@@ -320,10 +320,15 @@ def test_a_number_of_threads_that_cannot_be_is_an_error_at_the_call(labels: Labe
             call()
 
 
-@pytest.mark.parametrize("value", [[1, 2, 3], np.full((3, 16, 16), np.nan), np.empty((3, 16, 16), object), 7])
+@pytest.mark.parametrize(
+    "value",
+    [[1, 2, 3], np.full((3, 16, 16), np.nan), np.empty((3, 16, 16), object), 7, np.empty((3, 0, 16)), [[[]]], []],
+)
 def test_an_array_that_is_no_mean_image_is_an_error_at_once(labels: LabelFile, value: Any) -> None:
     with pytest.raises(InputError, match=r"mean_image: expected a mean image|mean_image contains NaN"):
         TrainingData(labels, PROP, mean_image=value)
+    with pytest.raises(InputError, match=r"mean_image: expected a mean image|mean_image contains NaN"):
+        load_mean_image(value)
 
 
 @pytest.mark.parametrize(
