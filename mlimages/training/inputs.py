@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections import Counter
@@ -187,10 +188,10 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
         return
     try:
         before, now = (_count_images(found) for found in (_read_stored_splits(files), read_labeled_splits(config)))
-        left_out = files.left_out.read_text("utf-8", "surrogateescape").splitlines()
+        with files.left_out.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            skipped = {Path(row[0]).name for row in csv.reader(lines, delimiter="\t") if row}
     except (MlimagesError, OSError):  # the label files are no longer there
         return
-    skipped = {Path(line.partition("\t")[0]).name for line in left_out}
     added = sum(count for (name, _), count in (now - before).items() if name not in skipped)
     if added or before - now:
         logger.warning(

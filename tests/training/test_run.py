@@ -19,6 +19,7 @@ from torch import nn
 
 from mlimages.core import InputError, MlimagesError, RunError
 from mlimages.inference import OnnxBundle
+from mlimages.labels import label_dir_auto
 from mlimages.networks import build_model
 from mlimages.reports import RunFiles
 from mlimages.training import fine_tune, finetune, load_run, read_config, run_export, run_images
@@ -318,6 +319,19 @@ def test_a_folder_without_an_epoch_that_ended_is_taken_by_a_corrected_command(
     assert_same(whole, wrong.out)
     for name in ("train.txt", "val.txt", "left_out.tsv"):
         assert (wrong.out / name).read_text() == (whole / name).read_text()
+
+
+@pytest.mark.parametrize("name", ["a\u2028b.png", "a\x85\x0cb.png", 'a "b".png', "a\tb.png", '"a.png'])
+def test_an_image_of_any_name_that_was_left_out_is_no_change(
+    colours: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    (colours.parent / "set/red" / name).write_bytes(b"<!doctype html>")
+    labels = label_dir_auto(colours.parent / "set").labels.write(colours.parent / "all.txt")
+    config = config_for(labels.path, epochs=1)
+    first = fine_tune(config, export=False)
+    assert [Path(each.path).name for each in first.broken] == [name]
+    fine_tune(config, export=False)
+    assert "has changed since" not in caplog.text
 
 
 def test_a_finished_run_started_again_says_so_and_does_nothing(
