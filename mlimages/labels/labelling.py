@@ -253,6 +253,8 @@ def _read_source(
 ) -> tuple[LabelFile, Mapping[str, LabelFile]]:
     """Return all images, and the images of each split if the source is already split."""
     class_names = read_class_names(options.classes) if options.classes else None
+    if class_names == ():
+        raise InputError(f"{options.classes} contains no class names: expected lines such as `0 cats`")
 
     def merge_images_and_print_notes(labels: LabelFile) -> LabelFile:
         """Merge identical images if --multi-label is set; print the notes of the result, and return it."""

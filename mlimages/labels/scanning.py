@@ -189,7 +189,7 @@ def has_images(folder: Path, *, recursive: bool) -> bool:
 
 
 def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recursive: bool = True) -> list[str]:
-    """Return a line per reason for which files or folders in `root` are skipped: `files that are not images: 2 .txt`.
+    """Return a line per reason for which files or folders in `root` are skipped: `links to a parent folder: 1 all`.
 
     Args:
         root: the folder.
@@ -219,7 +219,7 @@ def describe_skipped_entries(root: Path, *, is_class_folder: bool = False, recur
                 skipped["images that mlimages wrote", ""] += 1
             elif is_in_class and not name.startswith(".") and not is_image_name(name):
                 suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-                skipped["files that are not images", suffix or "no suffix"] += 1
+                skipped["files whose suffix is not that of an image", suffix or "without a suffix"] += 1
     hints = dict.fromkeys(_HEIC_SUFFIXES, f" (`{make_install_command('heic')}` adds support)")
     by_reason: dict[str, list[str]] = {}
     for (reason, name), count in sorted(skipped.items()):

@@ -85,7 +85,7 @@ def test_a_folder_without_images_is_refused_before_a_file_is_written(
     touch(tmp_path / "photos", "notes/readme.txt")
     refused = invoke_cli("label", "photos", *options, "-o", "all.txt", check=False)
     assert "no images in photos" in refused.stderr
-    assert refused.stderr.strip().endswith("files that are not images: 1 .txt")
+    assert refused.stderr.strip().endswith("files whose suffix is not that of an image: 1 .txt")
     assert list(tmp_path.glob("all*")) == []
 
 
@@ -101,12 +101,12 @@ def test_what_else_is_in_the_folder_and_folders_of_another_name_are_said(tmp_pat
     assert notes == [
         "left out: metadata.csv: not read, since the folders are the classes; to read it: "
         f"`mlimages label {data}/metadata.csv`",
-        "left out: files that are not images: 1 .svg",
+        "left out: files whose suffix is not that of an image: 1 .svg",
         "folders whose name differs from the class name: c. as c",
     ]
     notes.clear()
     label(data / "c.", class_index=1, out=tmp_path / "c.txt")
-    assert notes == ["left out: files that are not images: 1 .svg"]
+    assert notes == ["left out: files whose suffix is not that of an image: 1 .svg"]
 
 
 @pytest.mark.parametrize("table", [TableOptions(), TableOptions(multi_label=True)], ids=["one label", "several"])

@@ -31,6 +31,7 @@ from mlimages.labels import (
     write_label_file,
 )
 from mlimages.labels.scanning import describe_skipped_entries, iter_images, list_subfolders, make_path_resolver
+from tests.conftest import RunCli
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -67,7 +68,7 @@ def test_what_is_left_out_is_said(animals: Path) -> None:
         assert label_dir_auto(touch(animals, "bee/.git/y.jpg"), leaf=leaf).notes == (
             *([] if leaf else [nested]),
             "left out: empty: no images",
-            "left out: files that are not images: 1 .md, 1 .txt",
+            "left out: files whose suffix is not that of an image: 1 .md, 1 .txt",
             "left out: hidden folders and folders created by tools: 2 .git, 1 .ipynb_checkpoints",
             "left out: links to a parent folder: 1 loop",
         )
@@ -564,9 +565,26 @@ def test_a_folder_in_memory_is_scanned_as_one_on_disk() -> None:
             "b/2.jpg", "b/10.jpg",
         ]  # fmt: skip
         assert describe_skipped_entries(path) == [
-            "files that are not images: 1 .txt",
+            "files whose suffix is not that of an image: 1 .txt",
             "hidden folders and folders created by tools: 1 .git",
         ]
         assert make_path_resolver()(f"{root}/a/1.gif") == f"{root}/a/1.gif"
     finally:
         files.rm("/scanned", recursive=True)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "\ufeff"])
+@pytest.mark.parametrize("source", ["d", "l.txt"])
+def test_a_file_without_class_names_is_refused(tmp_path: Path, invoke_cli: RunCli, text: str, source: str) -> None:
+    touch(tmp_path, "d/cat/1.jpg", "d/dog/2.jpg")
+    (tmp_path / "l.txt").write_text("d/cat/1.jpg 0\nd/dog/2.jpg 1\n")
+    (tmp_path / "names.txt").write_text(text, "utf-8")
+    refused = invoke_cli("label", source, "-o", "new.txt", "--classes", "names.txt", check=False)
+    assert "names.txt contains no class names: expected lines such as `0 cats`" in refused.stderr
+    assert not (tmp_path / "new.txt").exists()
+
+
+def test_a_file_without_a_suffix_is_not_said_to_be_no_image(tmp_path: Path) -> None:
+    touch(tmp_path, "d/cat/1.jpg", "d/cat/photo", "d/dog/2.jpg", "d/dog/notes.md")
+    notes = label_dir_auto(tmp_path / "d").notes
+    assert notes == ("left out: files whose suffix is not that of an image: 1 .md, 1 without a suffix",)
