@@ -27,6 +27,7 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
+    "--host-resolver-rules=MAP plain-http.test 127.0.0.1",  # unlike localhost, no secure context
     "--remote-debugging-pipe",
 ]
 

@@ -136,12 +136,15 @@ def _build_page_files(bundle: OnnxBundle, runtime: OrtWebFiles) -> dict[str, byt
     files = {
         "model.onnx": model,
         **runtime.files,
-        "model.json": _encode_json({**_make_model_json(bundle), "bytes": len(model)}),
+        "model.json": _encode_json(
+            {**_make_model_json(bundle), "bytes": len(model), "sha256": hashlib.sha256(model).hexdigest()}
+        ),
         "manifest.json": _encode_json(manifest),
         "icon.svg": read_asset("icon.svg").encode(),
     }
     page = _render_page(runtime).encode()
-    cached = ["./", *files, *(url for name, url in runtime.urls.items() if name not in files)]
+    remote = {url: runtime.integrity[name] for name, url in runtime.urls.items() if name not in files}
+    cached = {"./": "", **_compute_integrity(files), **remote}  # no hash of the page, which some hosts alter
     version = hashlib.sha256(b"".join([*files.values(), page])).hexdigest()[:16]
     worker = read_asset("service_worker.js").replace("/* files */", json.dumps(cached))
     return {

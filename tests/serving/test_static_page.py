@@ -4,8 +4,9 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,6 +137,10 @@ def pixels_of(page: Page, path: Path, then: str = "image") -> str:
     )
 
 
+def status_after_loading(page: Page) -> str:
+    return str(page.evaluate("ready.catch(() => 0).then(() => document.getElementById('status').textContent)"))
+
+
 def test_the_page_prepares_the_pixels_that_python_prepares(host: Host, site: Site, open_page: OpenPage) -> None:
     paths = odd_images(site.folder / "odd")
     page = open_page(host.url)
@@ -223,6 +228,98 @@ def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> No
     wait_for(page, "document.getElementById('status').className === 'bad'")
     assert "ort.wasm could not be loaded" in page.evaluate("document.getElementById('status').textContent")
     damaged.stop()
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5010495\n"
+WEB_PAGE = b"\n<!doctype html>\n<title>This page does not exist</title>"
+
+
+EXPORT = "or from another export than"
+
+
+def first_half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def upload(path: Path, content: bytes, *, day: int) -> None:
+    """Write a file with a time of modification long ago, so that browsers keep it in their cache."""
+    path.write_bytes(content)
+    os.utime(path, (day * 86400, day * 86400))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "problem"),
+    [
+        ("model.onnx", first_half, f"the file is incomplete, {EXPORT} model.json ("),
+        ("model.onnx", lambda _: b"", f"the file is incomplete, {EXPORT} model.json (0 bytes, expected "),
+        ("model.onnx", lambda content: content + b"1", f"the file is damaged, {EXPORT} model.json ("),
+        ("model.onnx", lambda content: content[:-1] + b"1", f"the file is damaged, {EXPORT} model.json (different SHA"),
+        ("model.onnx", lambda _: LFS_POINTER, "the host returned a Git LFS pointer. Run 'git lfs pull'"),
+        ("model.onnx", lambda _: WEB_PAGE, "the host returned a web page, perhaps because the file is missing"),
+        ("model.json", first_half, f"the file is incomplete, {EXPORT} the page"),
+        ("model.json", lambda _: b'{"error": "not found"}', f"the file is incomplete, {EXPORT} the page"),
+        ("model.json", lambda _: LFS_POINTER, "the host returned a Git LFS pointer. Run 'git lfs pull'"),
+        ("model.json", lambda _: WEB_PAGE, "the host returned a web page, perhaps because the file is missing"),
+    ],
+)
+def test_a_page_beside_a_file_that_is_not_the_exported_one_names_the_file(
+    site: Site, open_page: OpenPage, tmp_path: Path, name: str, damage: Callable[[bytes], bytes], problem: str
+) -> None:
+    file = write_page(site.bundle, tmp_path / "site", runtime=site.runtime).with_name(name)
+    exported = file.read_bytes()
+    upload(file, damage(exported), day=1)
+    host = Host(tmp_path)
+    status = status_after_loading(open_page(host.url))
+    assert status.startswith(f"This page cannot run the model: {name}: {problem}")
+    upload(file, exported, day=2)
+    assert status_after_loading(open_page(host.url)) == ""
+    host.stop()
+
+
+def test_a_page_over_plain_http_compares_the_size_of_the_model(site: Site, open_page: OpenPage, tmp_path: Path) -> None:
+    file = write_page(site.bundle, tmp_path / "site", runtime=site.runtime).with_name("model.onnx")
+    host = Host(tmp_path)
+    upload(file, exported := file.read_bytes(), day=1)
+    url = host.url.replace("localhost", "plain-http.test")
+    page = open_page(url)
+    assert not page.evaluate("isSecureContext")
+    assert status_after_loading(page) == ""
+    upload(file, first_half(exported), day=2)
+    assert "model.onnx: the file is incomplete" in status_after_loading(open_page(url))
+    host.stop()
+
+
+def test_an_incomplete_upload_does_not_replace_the_version_that_works_offline(
+    site: Site, open_page: OpenPage, tmp_path: Path
+) -> None:
+    def export(class_name: str, *, day: int) -> Path:
+        bundle = replace(site.bundle, class_names=(class_name, "b", "c"))
+        page = write_page(bundle, tmp_path / "site", runtime=site.runtime)
+        for path in page.parent.iterdir():
+            upload(path, path.read_bytes(), day=day)
+        return page.with_name("model.onnx")
+
+    def first_class_after_update(page: Page) -> str:
+        wait_for(page, "!document.getElementById('offline').hidden")
+        page.evaluate(
+            """(async () => {
+              const registration = await navigator.serviceWorker.ready;
+              await registration.update();
+              while (registration.installing || registration.waiting) await new Promise(done => setTimeout(done, 20));
+            })()"""
+        )
+        return str(open_page(host.url).evaluate("ready.then(() => model.classes[0])"))
+
+    export("previous", day=1)
+    host = Host(tmp_path)
+    assert first_class_after_update(open_page(host.url)) == "previous"
+    file = export("next", day=3)
+    exported = file.read_bytes()
+    upload(file, first_half(exported), day=2)
+    assert first_class_after_update(open_page(host.url)) == "previous"
+    upload(file, exported, day=3)
+    assert first_class_after_update(open_page(host.url)) == "next"
+    host.stop()
 
 
 def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site: Site, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 // Caches every file of the page, so that the page works offline. VERSION changes with any of the files.
+// FILES has the hash of each file: of an incomplete upload nothing is cached, and the previous version continues to work.
 const FILES = /* files */, VERSION = /* version */;
 const CACHE_PREFIX = "mlimages " + self.registration.scope + " ";
 
 self.addEventListener("install", event => event.waitUntil((async () => {
   const cache = await caches.open(CACHE_PREFIX + VERSION);
-  await cache.addAll(FILES.map(file => new Request(file, {cache: "no-cache"})));
+  await cache.addAll(Object.entries(FILES).map(([file, integrity]) => new Request(file, {cache: "no-cache", integrity})));
   await self.skipWaiting();
 })()));
 

@@ -5,14 +5,51 @@ const PLACES = [["top left", "top", "top right"], ["left", "centre", "right"], [
 let ort, model, session, turn = Promise.resolve();
 
 function unreachable(path, error) {
-  const advice = path.startsWith("https:") ? ". Export with --ort-web to include onnxruntime-web in the folder" : "";
-  return new Error(path + " could not be loaded, or has unexpected contents (" + error.message + ")" + advice);
+  const advice = path.startsWith("https:") ? "Export with --ort-web to include onnxruntime-web in the folder"
+    : "Upload the whole folder again";
+  return new Error(path + " could not be loaded, or has unexpected contents (" + error.message + "). " + advice);
 }
 
+// An error that says what the host returned instead of an exported file.
+function wrongFile(path, file, problem) {
+  const text = new TextDecoder().decode(file.slice(0, 200)).trimStart();
+  if (text.startsWith("version https://git-lfs")) {
+    return new Error(path + ": the host returned a Git LFS pointer. Run 'git lfs pull' before uploading the folder, "
+      + "or commit the file without Git LFS");
+  }
+  if (text.startsWith("<")) problem = "the host returned a web page, perhaps because the file is missing";
+  return new Error(path + ": " + problem + ". Upload the whole folder again");
+}
+
+// `no-cache`: otherwise the browser might go on using the previous contents of a file that was uploaded again.
 async function read(path, options) {
-  const response = await fetch(path, options).catch(error => { throw unreachable(path, error); });
+  const response = await fetch(path, {cache: "no-cache", ...options}).catch(error => { throw unreachable(path, error); });
   if (!response.ok) throw new Error(path + ": HTTP " + response.status);
-  return response;
+  return response.arrayBuffer().catch(error => { throw unreachable(path, error); });
+}
+
+async function readMetadata() {
+  const file = await read("model.json");
+  try {
+    const metadata = JSON.parse(new TextDecoder().decode(file));
+    if (metadata.sha256) return metadata;
+  } catch { /* not JSON */ }
+  throw wrongFile("model.json", file, "the file is incomplete, or from another export than the page");
+}
+
+async function readNetwork() {
+  const file = await read("model.onnx"), size = file.byteLength;
+  if (size === model.bytes && await hasHash(file, model.sha256)) return file;
+  const difference = size === model.bytes ? "different SHA-256" : size + " bytes, expected " + model.bytes;
+  const problem = "the file is " + (size < model.bytes ? "incomplete" : "damaged") + ", or from another export than model.json";
+  throw wrongFile("model.onnx", file, problem + " (" + difference + ")");
+}
+
+// Over HTTP, except on localhost, browsers have no `crypto.subtle`: there only the size is compared.
+async function hasHash(file, sha256) {
+  if (!crypto.subtle) return true;
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", file));
+  return Array.from(hash, byte => byte.toString(16).padStart(2, "0")).join("") === sha256;
 }
 
 async function load() {
@@ -20,14 +57,13 @@ async function load() {
     throw new Error("browsers do not allow a page opened from disk to load the model. Serve the folder with a web "
       + "server, for example: python3 -m http.server -d FOLDER, and open http://localhost:8000/");
   }
-  model = await (await read("model.json")).json();
+  model = await readMetadata();
   describe(model);
   say("Loading the model, " + (model.bytes / 1e6).toFixed(0) + " MB …");
-  const bytes = async response => (await response).arrayBuffer();
   const [module, wasm, file] = await Promise.all([
     import(RUNTIME.script).catch(error => { throw unreachable(RUNTIME.script, error); }),
-    bytes(read(RUNTIME.wasm, {integrity: RUNTIME.integrity})),
-    bytes(read("model.onnx")),
+    read(RUNTIME.wasm, {integrity: RUNTIME.integrity}),
+    readNetwork(),
   ]);
   ort = module;
   Object.assign(ort.env.wasm, {numThreads: 1, wasmBinary: wasm});
@@ -42,7 +78,8 @@ async function checkProbe() {
   const found = await run(Uint8Array.from(atob(pixels), letter => letter.charCodeAt(0)), width, height);
   const largest = Math.max(...logits.map(Math.abs), 1e-6);
   if (!logits.every((want, n) => Math.abs(found.logits[n] - want) <= tolerance * largest)) {
-    throw new Error("the outputs of the model in this browser differ from the expected ones: try another browser");
+    const advice = crypto.subtle ? "" : ", or upload the whole folder again, as model.onnx may be from another export";
+    throw new Error("the outputs of the model in this browser differ from the expected ones: try another browser" + advice);
   }
 }
 
