@@ -322,6 +322,32 @@ def test_an_incomplete_upload_does_not_replace_the_version_that_works_offline(
     host.stop()
 
 
+@pytest.mark.parametrize("name", ["photograph.tiff", "photograph.heic", "cut.jpg", "cut.png", "text.jpg"])
+def test_a_file_that_the_browser_cannot_decode_may_be_damaged_or_in_another_format(
+    host: Host, open_page: OpenPage, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    if name.endswith("heic"):
+        pytest.importorskip("pillow_heif").from_pillow(made_image(1)).save(path)
+    else:
+        made_image(1).save(path)
+    if name.startswith("cut"):
+        path.write_bytes(first_half(path.read_bytes()))
+    if name.startswith("text"):
+        path.write_text("not an image")
+    page = open_page(host.url, width=400)
+    choose(page, path)
+    wait_for(page, "document.querySelector('figure .bad')")
+    reason = "this browser cannot decode it. It may be damaged, too large, or in a format that browsers do not read"
+    assert page.evaluate("document.querySelector('figure .bad').textContent").startswith(
+        f"Cannot classify this file: {reason}"
+    )
+    status = page.evaluate("document.getElementById('status').textContent")
+    assert status.startswith(f"Cannot classify {name}: {reason}")
+    assert status.endswith("such as HEIC or TIFF: use JPEG or PNG")
+    assert not page.scrolls_sideways
+
+
 def test_files_that_cannot_run_in_a_page_and_files_of_a_person_are_refused(site: Site, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="preprocessing"):
         write_page(replace(site.bundle, includes_preprocessing=False), tmp_path, runtime=site.runtime)

@@ -2,6 +2,8 @@
 const RUNTIME = /* runtime */;
 const MAX_PIXELS = 16e6;  // limit of a canvas on iOS; larger images are scaled down
 const PLACES = [["top left", "top", "top right"], ["left", "centre", "right"], ["bottom left", "bottom", "bottom right"]];
+const UNDECODABLE = "this browser cannot decode it. It may be damaged, too large, or in a format that browsers do not read, "
+  + "such as HEIC or TIFF: use JPEG or PNG";
 let ort, model, session, turn = Promise.resolve();
 
 function unreachable(path, error) {
@@ -96,7 +98,7 @@ function run(pixels, width, height) {
 async function decode(file) {
   if (!file.size) throw {code: "empty"};
   const options = {imageOrientation: "from-image", colorSpaceConversion: "none"};
-  const bitmap = await createImageBitmap(file, options).catch(() => { throw {code: "not-an-image"}; });
+  const bitmap = await createImageBitmap(file, options).catch(() => { throw {message: UNDECODABLE}; });
   const scale = Math.min(1, Math.sqrt(MAX_PIXELS / (bitmap.width * bitmap.height)));
   const [width, height] = [bitmap.width, bitmap.height].map(side => Math.max(1, Math.floor(side * scale)));
   const context = blank(width, height).getContext("2d", {willReadFrequently: true});
