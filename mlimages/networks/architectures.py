@@ -38,7 +38,7 @@ class BuiltinArchitecture(Architecture):
     def library(self) -> str:
         return format_package_version("mlimages")
 
-    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, *, will_load_weights: bool) -> nn.Module:
         size = (image_property.height, image_property.width)
         layers = BUILTIN_NETS[self.name].make_layers(num_classes, image_property.channels, size)
         return nn.Sequential(OrderedDict(layers))
@@ -58,20 +58,23 @@ class TorchvisionArchitecture(Architecture):
     def has_published_weights(self) -> bool:
         return True
 
-    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
-        options = self._choose_builder_options(image_property, is_pretrained=weights_to_load != "none")
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, *, will_load_weights: bool) -> nn.Module:
+        options = self._choose_builder_options(image_property, will_load_weights=will_load_weights)
         build_network = partial(torchvision_models.get_model, self.name, weights=None, num_classes=num_classes)
         network: nn.Module = _call_without_warnings(build_network, **options)
         return network
 
-    def _choose_builder_options(self, image_property: ImageProperty, *, is_pretrained: bool) -> dict[str, Any]:
-        """Return the arguments that torchvision's builder would derive from the weights and the image size."""
+    def _choose_builder_options(self, image_property: ImageProperty, *, will_load_weights: bool) -> dict[str, Any]:
+        """Return the arguments of torchvision's builder that depend on the image size or on `will_load_weights`.
+
+        torchvision's builder sets these arguments itself only if it also loads the weights.
+        """
         if self.name in ("googlenet", "inception_v3"):
             # The auxiliary classifiers are used only in training.
-            pretrained = {"transform_input": True, "init_weights": False} if is_pretrained else {}
+            pretrained = {"transform_input": True, "init_weights": False} if will_load_weights else {}
             return {"aux_logits": False, **pretrained}
         if self.name.startswith("vgg"):
-            return {"init_weights": not is_pretrained}
+            return {"init_weights": not will_load_weights}
         if self.name.startswith("vit_"):
             if image_property.width != image_property.height:
                 raise ModelError(
@@ -117,11 +120,11 @@ class TorchvisionArchitecture(Architecture):
         return Preprocessing(image_property, Normalization(mean=tuple(preset.mean), std=tuple(preset.std)))
 
     def _find_weights_entry(self, weights: str) -> Any:
-        """Return a member of torchvision's weights enum, such as IMAGENET1K_V2, for its URL or preprocessing.
+        """Return the member of torchvision's weights enum whose URL and preprocessing apply, such as IMAGENET1K_V2.
 
-        It is the newest member if `weights` is `default`, and the first one if `weights` is `none` or a file.
+        For `default`, it is the newest member. For `none` or a file, only the preprocessing is needed: it is that of
+        the first member, which most files expect (resize to 256, crop of 224).
         """
-        # `default` is the newest recipe; other files mostly use the first one (256 -> 224).
         entries = torchvision_models.get_model_weights(self.name)
         return entries.DEFAULT if weights == "default" else next(iter(entries))
 

@@ -38,11 +38,14 @@ class Architecture(ABC):
         return False
 
     @abstractmethod
-    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
-        """Return a randomly initialized network on torch's default device; no weights are loaded.
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, *, will_load_weights: bool) -> nn.Module:
+        """Return the randomly initialized network, on torch's default device.
 
-        `weights_to_load` (`default`, `none` or a file) says which weights the caller will load. Some networks are built
-        in another way for pretrained weights, such as torchvision's inception_v3 with `transform_input=True`.
+        Args:
+            num_classes: number of logits.
+            image_property: size and channels of the input.
+            will_load_weights: whether the caller will load weights into the network. Some networks are then built
+                differently, such as torchvision's inception_v3 with `transform_input=True`.
         """
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:

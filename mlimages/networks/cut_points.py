@@ -1,4 +1,4 @@
-"""Find the points at which a network can be cut, and compute the pooled features at each of them."""
+"""Find the points at which a network can be split, and compute the pooled features at each of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlimages.networks.models import Model
 from mlimages.networks.weights import is_in_modules
 
 MIN_STAGES = 5
-"""Minimum number of stages into which a network is divided, if it has enough modules; it can be cut after each."""
+"""Minimum number of stages into which a network is divided, if it has enough modules; it can be split after each."""
 
 _NORM_LAYERS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 @dataclass(frozen=True, slots=True)
 class CutPoint:
-    """A point between two layers of a network, up to which it can be frozen, and the features there.
+    """A point between two layers at which a network can be split into a frozen and a trained part.
 
     Attributes:
         last_layer: alias or module path of the last layer or stage before the point; `freeze` accepts it.
@@ -43,9 +43,9 @@ class CutPoint:
 
 
 def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
-    """Return the cut points in order of execution.
+    """Return the points at which a network can be split into frozen and trained layers, in order of execution.
 
-    The network can be cut after each layer with an alias (conv1 ... fc7) or, if it has no aliases, after each stage.
+    The network can be split after each layer with an alias (conv1 ... fc7) or, if it has no aliases, after each stage.
     The features are the input of the next layer with weights, so that activation, pooling and normalization come first.
     A feature map is averaged over height and width, and tokens are averaged. A flattened input is used unchanged, such
     as the 16 * 5 * 5 = 400 features below, which fc3 gets.
@@ -72,7 +72,9 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
 
 
 class FeatureHooks:
-    """Context manager that records the pooled features at `cut_points` in each forward pass.
+    """Context manager that records the input of the layer after each of `cut_points`, averaged over positions.
+
+    Each forward pass replaces the features of the previous one.
 
     Examples:
         >>> import torch
@@ -141,7 +143,7 @@ def _global_avg_pool(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
-    """Return the names and module paths of the layers or stages after which the network may be cut."""
+    """Return the name and module path of each layer or stage that may be the last frozen one."""
     if not model.layer_aliases:
         return [(path, path) for path in _find_stages(model)]
     by_path = {path: name for name, path in reversed([*model.layer_aliases.items()])}  # conv1_1 before conv1
@@ -149,7 +151,10 @@ def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
 
 
 def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
-    """Return a key that sorts pairs by module path, `features` first: `features.2`, `features.10`, `classifier.1`."""
+    """Return a sort key for the layers of AlexNet and VGG: `features.2`, `features.10`, `classifier.1`.
+
+    The module `features` comes before `classifier`, and indices are sorted as numbers.
+    """
     container, _, index = name_and_path[1].rpartition(".")
     return ("" if container == "features" else container), int(index)
 
@@ -195,10 +200,10 @@ def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
 
 
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:
-    """Run the network; return its leaf modules in order of execution, and the number of input channels by path.
+    """Return the paths of the leaf modules in order of execution, and the number of input channels of modules by path.
 
-    The second value contains only modules with parameters whose input grows with the batch. Other inputs, such as a
-    table of positions, do not depend on the images.
+    The second value leaves out modules without parameters, and modules whose input does not depend on the images, such
+    as a table of position embeddings.
     """
     order: dict[str, None] = {}
     modules = {path: module for path, module in model.network.named_modules() if path}

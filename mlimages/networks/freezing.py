@@ -128,9 +128,9 @@ def _order_layers(network: nn.Module) -> list[str]:
 
 
 def _list_layers(network: nn.Module) -> list[str]:
-    """Return the layers in order of definition.
+    """Return the leaf modules and the parameters of other modules, by path, in order of definition.
 
-    A layer is the path of a leaf module (`conv1`), or the name of a parameter of another module (`cls_token`).
+    For example, `conv1` is a leaf module, and `cls_token` is a parameter.
     """
     names: list[str] = []
     for path, module in network.named_modules():

@@ -115,7 +115,7 @@ def _explain_layer_error(path: str, module: nn.Module, input_shape: tuple[int, .
 
 
 def get_window(module: nn.Module) -> Window | None:
-    """Return kernel size, stride and padding along the width of a convolution or pooling layer; None for others."""
+    """Return the sliding window of a convolution or pooling layer along the image width; None for other layers."""
     if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return None
 

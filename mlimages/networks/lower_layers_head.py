@@ -47,7 +47,7 @@ def find_lower_layers_head(network: nn.Module) -> LowerLayersHead | None:
 
 
 def add_lower_layers_head(model: Model) -> Model | None:
-    """Return the model with a second linear head on the outputs of its lower layers, averaged over positions.
+    """Return a new model with a second linear head, on the outputs of its lower layers averaged over positions.
 
     The second head gets the layer outputs at all cut points (`find_cut_points`) except the last one, which is the input
     of the existing head. The logits of both heads are added. The new model shares layers and tensors with

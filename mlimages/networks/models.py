@@ -61,7 +61,8 @@ class Model:
     def zero_other_heads(self) -> None:
         """Set the parameters of all classifiers but the first to zero.
 
-        The network adds or averages the outputs of its classifiers: afterwards, its logits depend only on the first.
+        Afterwards, the logits of the network are those of the first classifier or, if the network averages its n
+        classifiers instead of adding them, 1/n of those.
         """
         for head in self.heads[1:]:
             for parameter in self.network.get_submodule(head).parameters():
@@ -124,7 +125,7 @@ def build_model(
     # From a gray image and three channel means, Normalize returns three channels.
     has_one_channel = image_property.gray_scale and len(preprocessing.normalization.mean) == 1
     normalized_property, default = replace(image_property, gray_scale=has_one_channel), preprocessing.image
-    build = partial(architecture.build_untrained, num_classes, weights_to_load=source)
+    build = partial(architecture.build_untrained, num_classes, will_load_weights=source != "none")
     if (image_property.width, image_property.height) != (default.width, default.height):
         check_input_size(build, name, normalized_property, default_image_property=default)
     with torch.random.fork_rng(devices=[]):
@@ -212,9 +213,10 @@ def resolve_weights_and_freeze(name: str, *, weights: str, freeze: str) -> tuple
 
 
 def find_heads(network: nn.Module, num_classes: int) -> tuple[str, ...]:
-    """Return the module paths of the classifiers that timm names for this network.
+    """Return the module paths of the classifiers, which have one output per class.
 
-    If it names none with one output per class, return the path of the last layer that has one output per class.
+    They are the classifiers that timm names for this network. If timm names none, or none has one output per class, the
+    last layer with one output per class is the classifier.
 
     Raises:
         ModelError: no layer has one output per class.
@@ -289,15 +291,15 @@ def _build_with_weights(
 ) -> nn.Module:
     """Build a network and load its weights; if they have no classifier for `num_classes`, initialize it at random."""
     weights_name = f"the default weights of {architecture.name}" if weights == "default" else weights
-    network = _build_on_meta(architecture, num_classes, image_property, weights)
+    network = _build_on_meta(architecture, num_classes, image_property)
     heads = find_heads(network, num_classes)
     if weights == "default":
         state_dict = architecture.load_default_weights(image_property)
     else:
         if "lite0" in architecture.name:
-            from mlimages.networks.timm_architecture import check_packaged_weights
+            from mlimages.networks.timm_architecture import check_lite0_weights
 
-            check_packaged_weights(architecture.name, weights)
+            check_lite0_weights(architecture.name, weights)
         state_dict = remove_prefix(read_weights(weights), network, weights_name=weights_name)
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items() if not is_in_modules(name, heads)}
     if any(name not in state_dict or state_dict[name].shape != shape for name, shape in shapes.items()):
@@ -309,15 +311,15 @@ def _build_with_weights(
         is_complete = all(_initialize_on_cpu(network.get_submodule(head)) for head in heads)
     if not is_complete or any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         # Initializes the tensors that are not in the file.
-        network = architecture.build_untrained(num_classes, image_property, weights)
+        network = architecture.build_untrained(num_classes, image_property, will_load_weights=True)
         load_weights(network, state_dict, heads=heads, weights_name=weights_name)
     return network
 
 
 def _initialize_on_cpu(layer: nn.Module) -> bool:
-    """Move a layer from the meta device to the CPU; return whether its parameters could be initialized, too.
+    """Move a layer from the meta device to the CPU and initialize it.
 
-    A layer without `reset_parameters` is moved, but not initialized.
+    Return False if the layer is moved but not initialized, since it has no method `reset_parameters`.
     """
     layer.to_empty(device="cpu")
     if not hasattr(layer, "reset_parameters"):
@@ -326,15 +328,13 @@ def _initialize_on_cpu(layer: nn.Module) -> bool:
     return True
 
 
-def _build_on_meta(
-    architecture: Architecture, num_classes: int, image_property: ImageProperty, weights: str
-) -> nn.Module:
+def _build_on_meta(architecture: Architecture, num_classes: int, image_property: ImageProperty) -> nn.Module:
     """Build the network on the meta device, since its weights are loaded later and need no initialization.
 
     If its constructor fails on the meta device, build it on torch's default device.
     """
     try:
         with torch.device("meta"):
-            return architecture.build_untrained(num_classes, image_property, weights)
+            return architecture.build_untrained(num_classes, image_property, will_load_weights=True)
     except (NotImplementedError, RuntimeError):  # the constructor of the network needs values
-        return architecture.build_untrained(num_classes, image_property, weights)
+        return architecture.build_untrained(num_classes, image_property, will_load_weights=True)

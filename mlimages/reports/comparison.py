@@ -215,7 +215,8 @@ def format_comparison(runs: Sequence[ComparedRun]) -> Iterator[str]:
 def format_run_cells(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, str, str]]:
     """Yield table cells for each run: training time, size, and difference from the best run in percentage points.
 
-    The first run is marked as the best only if it shares validation images with every other run.
+    Instead of a difference, the first run has `best`, or `-` if it shares no validation image with one of the others,
+    so that these two runs cannot be compared.
     """
     for each in runs:
         against = each.test_against_best

@@ -58,7 +58,8 @@ class Tile:
     """One image of a contact sheet.
 
     Attributes:
-        caption: file name of an image; name of a channel or number of a feature map otherwise.
+        caption: text below the tile: file name of an image, number of a feature map or, for a mean image, `mean` or
+            the mean of a channel (`R: 123.4`).
         pixels: the preprocessed image, uint8 `(H, W, C)`; None if it cannot be decoded.
         fault: why the image cannot be decoded; None if it can.
         path: path of the image; None for a mean image or a feature map.
@@ -78,7 +79,7 @@ class SheetRow:
         name: name of the class, or heading of the row.
         num_images: number of images of the class; 0 for a mean image and feature maps.
         tiles: a sample of the images of the class, or the tiles of the mean image or feature maps.
-        label: class index; 0 for a mean image and feature maps.
+        label: class index; always 0, without meaning, for a mean image and feature maps.
     """
 
     name: str
@@ -206,7 +207,7 @@ def make_sheet_rows(data: TrainingData, *, per_class: int = 8, seed: int = 0) ->
 
 
 def _check_suffix(path: Path) -> None:
-    """Raise an error if the suffix is unknown, or if the extra that it requires is missing."""
+    """Raise an error if the suffix is neither .png nor .html, or if it is .html and jinja2 is not installed."""
     if path.suffix.lower() == ".html":
         importlib.import_module("mlimages.reports.pages")
     elif path.suffix.lower() != ".png":
@@ -296,6 +297,6 @@ def _draw_tile(sheet: Image.Image, tile: Tile, *, top_left: tuple[int, int], til
 def _draw_text(
     sheet: Image.Image, top_left: tuple[float, float], text: str, *, width: float, is_small: bool = False
 ) -> float:
-    """Draw a line of text, and return the x coordinate of its right end in pixels."""
+    """Draw a line of text, cut off after `width` pixels; return the x coordinate of its right end in pixels."""
     size, color = (11, _MUTED_COLOR) if is_small else (14, _TEXT_COLOR)
     return draw_text_line(sheet, top_left, text, size, width=width, color=color)

@@ -37,7 +37,7 @@ _JSON_LD_CONTEXT: dict[str, Any] = {
 
 
 def write_croissant(run: RunFolder, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a description of a run's dataset as JSON-LD: label files, class counts, and licences of the images.
+    """Describe a run's dataset in the Croissant format (JSON-LD): label files, class counts, licences of the images.
 
     Raises:
         InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.

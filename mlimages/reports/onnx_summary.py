@@ -135,10 +135,10 @@ def _find_module_path(weight_name: str) -> str:
 
 
 def _make_window(node: Any, input_shape: Shape, output_shape: Shape) -> Window | None:
-    """Return kernel size, stride and padding of a convolution or pooling node along the image width.
+    """Return the sliding window of a convolution or pooling node along the image width.
 
-    Return None if a `Window` cannot describe the node: it has no kernel, is not two-dimensional, has different padding
-    on the left and right, or its output width is not `Window.output_width`.
+    Return None if the node has no kernel, is not two-dimensional or has different padding on the left and right, or if
+    its output width is not the one that `Window.output_width` computes.
     """
     own = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     if "kernel_shape" not in own or len(input_shape) != 3 or len(output_shape) != 3:
@@ -177,6 +177,7 @@ def _describe_interface(model: Any) -> str:
 def describe_bundle(path: Path, metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield notes on an exported file: classes, preprocessing, metrics, provenance and the result of its parity test.
 
+    The parity test runs the file on the image in its metadata and compares the logits with those in the metadata.
     A file without readable mlimages metadata has one note, which says so.
 
     Args:

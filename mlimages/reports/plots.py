@@ -87,7 +87,7 @@ def choose_metrics(epochs: Sequence[EpochMetrics]) -> tuple[str, ...]:
 
 
 def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), num_val_images: int = 0) -> Figure:
-    """Plot the metrics of the training and the validation set by epoch, side by side.
+    """Draw one plot per metric, side by side, each with a training and a validation curve by epoch.
 
     Args:
         epochs: for each line of metrics.csv, the values by column name.
@@ -127,7 +127,7 @@ def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> F
 
 
 def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Write a PNG of the accuracy by layer and, if there is a learning curve, by images per class.
+    """Write a PNG of linear-probe accuracy by layer and, if there is a learning curve, by images per class.
 
     For `overwrite` and errors, see `save_png`.
     """
@@ -155,7 +155,7 @@ def save_models_plot(result: ModelScores, path: str | os.PathLike[str], *, overw
 
 
 def draw_probe_svgs(result: ProbeResult) -> list[str]:
-    """Return plots of the accuracy by layer and, if there is a learning curve, by images per class, as SVG elements."""
+    """Return SVG plots of linear-probe accuracy by layer and, if there is a learning curve, by images per class."""
     return [to_svg(_draw_side_by_side([draw]), label=label) for label, draw in _make_probe_plots(result)]
 
 

@@ -1,4 +1,4 @@
-"""Result of a probe: accuracy by number of frozen layers, and whether more images would help."""
+"""Accuracy of linear probes by number of frozen layers, and whether more images would help."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_NEGLIGIBLE_GAIN = 0.02
 
 @dataclass(frozen=True, slots=True)
 class LayerScore:
-    """Probe accuracy with this layer as the last frozen layer.
+    """Accuracy of a linear probe on the features of one layer, as if it were the last frozen layer.
 
     Attributes:
         layer_name: value for `--freeze`.
@@ -52,7 +52,7 @@ class LearningCurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Result of `probe_layers`.
+    """Accuracy of a linear probe on each layer of a network, and the recommended last layer to freeze.
 
     Attributes:
         model: name of the network.

@@ -61,7 +61,7 @@ class Predictions:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """For each class of a multi-label run, the threshold with the best F1 on the validation set."""
+        """Threshold of each class with the highest F1 on the validation set; only for a multi-label run."""
         return find_f1_thresholds(self.probabilities, self.labels.astype(bool))
 
     @property
@@ -186,7 +186,7 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
         names, final_metrics = files.read_class_names(), _read_final_metrics(files.result)
         predictions, multi_label = None, settings.get("multi_label", False)
         if final_metrics:
-            with _name_in_errors(files.predictions):
+            with _add_name_to_errors(files.predictions):
                 predictions = _read_predictions(files.predictions, names, multi_label=multi_label)
         return RunFolder(
             path=files.folder,
@@ -206,8 +206,8 @@ def read_run(path: str | os.PathLike[str]) -> RunFolder:
 
 
 @contextmanager
-def _name_in_errors(path: Path) -> Iterator[None]:
-    """Put the file's name before the message of an error that its content raises."""
+def _add_name_to_errors(path: Path) -> Iterator[None]:
+    """Context manager that puts the file's name before the message of an error raised while the file is parsed."""
     try:
         yield
     except (ValueError, LookupError, TypeError, csv.Error) as error:
@@ -216,7 +216,7 @@ def _name_in_errors(path: Path) -> Iterator[None]:
 
 def _read_final_metrics(path: Path) -> dict[str, Any]:
     """Return the contents of result.json; an empty dict if it does not exist."""
-    with _name_in_errors(path):
+    with _add_name_to_errors(path):
         values = json.loads(_read_text(path) or "{}")
         if not isinstance(values, dict):
             raise ValueError("expected a JSON object")
@@ -229,14 +229,14 @@ def _read_text(path: Path) -> str:
 
 
 def _read_rows(path: Path, *, delimiter: str = ",") -> tuple[dict[str, str], ...]:
-    with _name_in_errors(path):
+    with _add_name_to_errors(path):
         return tuple(csv.DictReader(io.StringIO(_read_text(path), newline=""), delimiter=delimiter))
 
 
 def _read_epochs(path: Path) -> tuple[dict[str, float], ...]:
-    """Return for each line of metrics.csv the values by column name, without empty ones."""
+    """Return for each line of metrics.csv its values by column name; empty values are omitted."""
     rows = _read_rows(path)
-    with _name_in_errors(path):
+    with _add_name_to_errors(path):
         return tuple({name: float(value) for name, value in row.items() if value} for row in rows)
 
 

@@ -165,7 +165,7 @@ def _find_most_confused_classes(confusion: ConfusionMatrix, names: Sequence[str]
 
 
 def _make_mistake_tiles(run: RunFolder) -> Iterator[pages.GalleryTile]:
-    """Yield the most confident wrong predictions, the first `MAX_EXPLAINED_MISTAKES` with their explanations."""
+    """Yield the most confident wrong predictions; the first `MAX_EXPLAINED_MISTAKES` may include an occlusion map."""
     if run.predictions is None:
         return
     found, explainer = run.predictions, _load_predictor(run)

@@ -23,8 +23,9 @@ class SuspectLabel:
 
     Attributes:
         path: path of the image.
-        label, likely_label: names of the labelled class and of the most probable class.
-        confidence: 1 minus the probability of the labelled class, 0..1.
+        label: name of the labelled class.
+        likely_label: name of the most probable class.
+        confidence: confidence that the label is wrong, 0..1: 1 minus the probability of the labelled class.
     """
 
     path: Path
@@ -70,7 +71,7 @@ def find_suspects(
 
 
 def estimate_num_label_errors(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> int:
-    """Estimate the number of wrong labels: the sum of the off-diagonal counts of the confident joint.
+    """Estimate the number of wrong labels by confident learning: the off-diagonal sum of the confident joint.
 
     The threshold of a class is its mean probability over the images with that label. For each image, the classes are
     found whose probability is at least their threshold. If the most probable of them is not the image's label, the

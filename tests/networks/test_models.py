@@ -29,7 +29,7 @@ from mlimages.networks import (
     split_network,
 )
 from mlimages.networks.architectures import find_architecture
-from mlimages.networks.timm_architecture import find_packaged_weights
+from mlimages.networks.timm_architecture import find_lite0_weights
 from mlimages.networks.weights import StateDict, read_weights
 from tests.servers import cut, serve
 
@@ -287,23 +287,23 @@ def test_the_default_network_has_its_weights_without_a_network() -> None:
     model = build_model(DEFAULT_MODEL, num_classes=1000)
     assert (model.name, model.pretrained) == ("efficientnet_lite0", True)
     assert (model.preprocessing.normalization.mean, model.preprocessing.image.interpolation) == ((0.5,) * 3, "bicubic")
-    packaged = torch.load(find_packaged_weights(), weights_only=True)
+    packaged = torch.load(find_lite0_weights(), weights_only=True)
     loaded = model.network.state_dict()
     assert all(torch.equal(one, other) for one, other in zip(loaded.values(), packaged.values(), strict=True))
-    same = build_model("timm:tf_efficientnet_lite0", num_classes=1000, weights=find_packaged_weights()).network
+    same = build_model("timm:tf_efficientnet_lite0", num_classes=1000, weights=find_lite0_weights()).network
     x = torch.rand(1, 3, 224, 224)
     assert torch.equal(same(x), model.network(x))
 
 
 def test_the_packaged_weights_are_refused_by_the_network_that_pads_otherwise() -> None:
     with pytest.raises(ModelError, match="use --model efficientnet_lite0, which finds the file automatically"):
-        build_model("timm:efficientnet_lite0", num_classes=2, weights=find_packaged_weights())
+        build_model("timm:efficientnet_lite0", num_classes=2, weights=find_lite0_weights())
 
 
 def test_altered_packaged_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     altered = tmp_path / "w.pth"
-    altered.write_bytes(find_packaged_weights().read_bytes()[:-1] + b"x")
-    monkeypatch.setattr("mlimages.networks.timm_architecture.find_packaged_weights", lambda: altered)
+    altered.write_bytes(find_lite0_weights().read_bytes()[:-1] + b"x")
+    monkeypatch.setattr("mlimages.networks.timm_architecture.find_lite0_weights", lambda: altered)
     with pytest.raises(ModelError, match=r"w\.pth is damaged: reinstall"):
         build_model(DEFAULT_MODEL, num_classes=2)
 
@@ -428,7 +428,9 @@ def test_a_classifier_of_torchvision_is_built_with_the_arguments_that_its_own_bu
     architecture = find_architecture(name)
     with torch.device("cpu" if name.startswith("regnet") else "meta"):  # its builder computes widths
         theirs = models.get_model(name, weights=entry)
-        ours = architecture.build_untrained(1000, architecture.make_preprocessing("default").image, "default")
+        ours = architecture.build_untrained(
+            1000, architecture.make_preprocessing("default").image, will_load_weights=True
+        )
     if name in ("googlenet", "inception_v3"):
         assert theirs.arguments.pop("aux_logits") == "True"  # in training only; the same logits without
         assert ours.arguments.pop("aux_logits") == "False"
