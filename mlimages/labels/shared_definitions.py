@@ -72,7 +72,7 @@ def require_unchanged_classes(
             raise InputError(
                 f"{path} and {other} would have the same class definition, {definition.name}, but not the same classes "
                 f"({format_examples(class_names)}; {format_examples(names) or 'without names'}): give {path.name} "
-                f"another name, delete {other}, or give both the same classes (--classes FILE)"
+                f"another name, move {other}, or give both the same classes (--classes FILE)"
             )
 
 
