@@ -111,7 +111,12 @@ def _refine_and_correlate(crops: FloatArray, images: FloatArray, placements: Flo
 
 
 def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -> FloatArray:
-    """Return the update `(n, 3, 3)` of the transform for gradients `(n, 2, M)` and differences `(n, M)`."""
+    """Return the matrices `(n, 3, 3)` by which the transforms are multiplied in one iteration.
+
+    Args:
+        gradients: mean gradients of crop and image at the M = 64 * 64 pixels, 0 outside the image, `(n, 2, M)`.
+        differences: crop minus image at these pixels, `(n, M)`.
+    """
     jacobian = (gradients[:, :, None] * _GRID).reshape(len(gradients), 6, -1)
     normal = jacobian @ jacobian.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) / 6000 + 1e-3
@@ -123,10 +128,14 @@ def _compute_gauss_newton_step(gradients: FloatArray, differences: FloatArray) -
 
 
 def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Resample images `(n, 64, 64)`; return the new images `(n, 64, 64)` and which of their pixels are valid `(n, M)`.
+    """Interpolate each image at 64 * 64 positions; return the new images, and which positions are inside the images.
 
-    `positions` `(n, 3, M)` are the homogeneous coordinates (x, y, 1) at which the image is interpolated for each of the
-    M = 64 * 64 new pixels. A new pixel is valid (1) if its position is inside the image, else invalid (0).
+    Args:
+        images: `(n, 64, 64)`.
+        positions: homogeneous coordinates (x, y, 1) for each of the M = 64 * 64 new pixels, `(n, 3, M)`.
+
+    Returns:
+        the new images `(n, 64, 64)`, and 1 for each position inside its image and 0 for the others, `(n, M)`.
     """
     pixels = (positions[:, :2] + 1) * (THUMBNAIL_PX / 2) - 0.5
     inside: FloatArray = np.asarray(np.all(abs(positions[:, :2]) <= 1, axis=1), np.float32)
@@ -144,7 +153,7 @@ def _interpolate(images: FloatArray, positions: FloatArray) -> tuple[FloatArray,
 
 
 def _compute_gradients(images: FloatArray) -> FloatArray:
-    """Return the derivatives along x and y `(n, 2, M)`, in the coordinates that `_refine_and_correlate` describes."""
+    """Return the derivatives along x and y at all M = 64 * 64 pixels, `(n, 2, M)`; image edges are at -1 and 1."""
     slopes = np.zeros((len(images), 2, *images.shape[1:]), np.float32)
     slopes[:, 0, :, 1:-1] = images[:, :, 2:] - images[:, :, :-2]
     slopes[:, 1, 1:-1] = images[:, 2:] - images[:, :-2]

@@ -45,7 +45,7 @@ class ExaminedImage:
     """The result of examining an image file.
 
     Attributes:
-        sha256: SHA-256 of the file; empty if it cannot be read or is empty.
+        sha256: SHA-256 of the file; `b""` if the file cannot be read or has no content.
         packed_measurements: result of `Measurements.pack`; None if the image cannot be decoded.
         fault: why the image cannot be decoded; None if it can.
         detail: description of the fault.

@@ -86,7 +86,7 @@ _hash_bits = partial(Option, min=0, max=64)
 @document_fields
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Thresholds of the checks; levels are luma values, 0..255.
+    """Thresholds of the checks. Luma, the brightness of a pixel, is 0 to 255.
 
     Raises:
         InputError: a value is out of bounds.
@@ -173,8 +173,9 @@ class Thresholds:
         """Return the thresholds for a dataset of this number of images.
 
         Above 20,000 images, `near_bits` and `turned_bits` are lowered: by 3 at 200,000 images, by 6 at 2,000,000. The
-        number of false candidates then grows hardly faster than the number of images. Of all pairs of different
-        photographs, a fraction of 2e-4 differs in at most 16 bits, 5e-5 in at most 14, and so on.
+        number of pairs of different photographs with such similar perceptual hashes then grows hardly faster than the
+        number of images. In a fraction of 2e-4 of all such pairs, the hashes differ in at most 16 bits, in 5e-5 in at
+        most 14, and so on.
         """
         fewer = round(3 * math.log10(num_images / LARGE_DATASET_IMAGES)) if num_images > LARGE_DATASET_IMAGES else 0
         return replace(self, near_bits=max(0, self.near_bits - fewer), turned_bits=max(0, self.turned_bits - fewer))
@@ -223,7 +224,8 @@ class Finding:
     Attributes:
         file_index: index of the label file in `CheckReport.files`.
         path: path of the image; for a finding about a class, path of the label file.
-        label: class index in that label file; in a multi-label file, the sorted class indices of an image.
+        label: class index, in the label file `file_index`, of the image or of the class that the finding is about. For
+            an image in a multi-label file, the sorted class indices.
         code: code of the error or warning.
         detail: the measured value, the related image, or why the file cannot be read, as text.
         related_path: path of the image that this one duplicates or nearly duplicates; None for other findings.

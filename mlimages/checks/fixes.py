@@ -73,8 +73,8 @@ def _find_link_targets(report: CheckReport) -> set[str]:
 def move_files(moves: list[Move]) -> None:
     """Move each image to its target, creating folders as needed; no file is deleted or overwritten.
 
-    A relative symbolic link is rewritten, so that it still leads to the same file. If that file has already been moved,
-    too, the link is moved unchanged.
+    A relative symbolic link is rewritten so that it still leads to the same file. A broken link is moved unchanged: if
+    its file has been moved to the quarantine folder, the link usually leads to the file again from its new place.
     """
     for move in moves:
         move_file(move.source, move.target)

@@ -28,7 +28,7 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
     if not moves:
         yield
         return
-    record = _record_path(report.files[0])
+    record = _make_moves_path(report.files[0])
     rows = [[*(relative_name(path, record.parent) for path in (move.source, move.target)), move.code] for move in moves]
     labels = [relative_name(file.path, record.parent) for file in report.files]
     write_text_output(record, json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n")
@@ -38,7 +38,7 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
 
 def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
     """Return the `.NAME_moves.json` files that interrupted checks of these label files have left."""
-    return [path for path in map(_record_path, files) if is_unchanged_output(path)]
+    return [path for path in map(_make_moves_path, files) if is_unchanged_output(path)]
 
 
 def undo_interrupted_moves(record: Path) -> None:
@@ -90,5 +90,5 @@ def _is_copy(path: Path, other: Path) -> bool:
     return filecmp.cmp(path, other, shallow=False)
 
 
-def _record_path(file: LabelFile) -> Path:
+def _make_moves_path(file: LabelFile) -> Path:
     return file.path.with_name(f".{file.path.stem}_moves.json")

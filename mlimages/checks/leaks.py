@@ -165,26 +165,26 @@ def _iter_image_relations(
     """Yield an image, a code and the related image for every finding about the images of each group."""
     is_multi_label = images.is_multi_label
 
-    def find_file_index(index: int) -> int:
-        return bisect_right(images.file_starts, index) - 1
+    def find_label_file_index(image_index: int) -> int:
+        return bisect_right(images.file_starts, image_index) - 1
 
-    def get_label_index(index: int) -> int:
-        return int(images.label_indices[index])
+    def get_label_index(image_index: int) -> int:
+        return int(images.label_indices[image_index])
 
-    def get_class_key(index: int) -> int:
+    def get_class_key(image_index: int) -> int:
         """Return a number that is the same for all images of a class; for multi-label images, always 0."""
         # near-duplicates of a multi-label image may have other classes: a crop may show fewer of them
-        return 0 if is_multi_label else get_label_index(index)
+        return 0 if is_multi_label else get_label_index(image_index)
 
-    def get_digest(index: int) -> bytes:
-        return bytes(images.digests[index].data)
+    def get_digest(image_index: int) -> bytes:
+        return bytes(images.digests[image_index].data)
 
     for group in groups:
-        by_file = _group_by(group, find_file_index)
+        by_file = _group_by(group, find_label_file_index)
         yield from _iter_leaks(by_file, images.file_starts)
         for same in _group_by(group, get_digest).values():
             yield from _iter_relations_of_identical_images(
-                _group_by(same, get_label_index), _group_by(same, find_file_index)
+                _group_by(same, get_label_index), _group_by(same, find_label_file_index)
             )
             if len(same) >= thresholds.placeholder_copies:
                 yield from ((index, Code.PLACEHOLDER, same[0 if index != same[0] else -1]) for index in same)
@@ -232,7 +232,7 @@ def _iter_near_duplicates_in_two_classes(
 
 
 def _iter_leaks(indices_by_file: Mapping[int, Sequence[int]], file_starts: Sequence[int]) -> Iterator[ImageRelation]:
-    """If a group has images in several label files, yield those outside the smallest file, probably the test set."""
+    """Yield the images of a group outside the smallest of its label files; that file is probably the test set."""
     home = min(indices_by_file, key=lambda file: (file_starts[file + 1] - file_starts[file], -file))
     for file, indices in indices_by_file.items():
         if file != home:

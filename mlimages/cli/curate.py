@@ -232,11 +232,11 @@ def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
         words = [path.parent.name.lower()] * folders_differ + re.split(r"[\W_]+", path.stem.lower())
         return next((SPLIT_NAMES_BY_ALIAS[word] for word in reversed(words) if word in SPLIT_NAMES_BY_ALIAS), "")
 
-    def select(*names: str) -> list[Path]:
-        return [path for name in names for path in checked if find_split(path) == name]
+    def list_paths(*splits: str) -> list[Path]:
+        return [path for split in splits for path in checked if find_split(path) == split]
 
-    train = select("train", "")[:1]
-    return train + [path for path in select("val", "") if path not in train][:1] if train else []
+    train = list_paths("train", "")[:1]
+    return train + [path for path in list_paths("val", "") if path not in train][:1] if train else []
 
 
 def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
@@ -249,7 +249,7 @@ def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
 
 
 def _undo_interrupted_moves(files: Sequence[LabelFile], *, undo: bool) -> bool:
-    """Undo the moves of a `check --fix --yes` that was interrupted, or print how to do so; return whether any were."""
+    """Undo the moves of interrupted `check --fix --yes`, or print how to; return whether moves were undone."""
     from mlimages import checks
 
     records = checks.find_interrupted_moves(files)

@@ -138,7 +138,7 @@ def _exit_on_sigterm(signal_number: int, frame: object) -> NoReturn:
 
 
 def _report_to_torchrun_and_wait(error: MlimagesError) -> None:
-    """Under torchrun, write the error to the file that torchrun reads; then wait, except in local rank 0.
+    """Under torchrun, write the error to the file that it reads; local ranks other than 0 then wait to be stopped.
 
     Most errors occur in all processes, but must be printed once. Therefore only local rank 0 returns at once, prints
     the error and exits. The other processes of the machine wait up to 30 s; torchrun stops them in this time.

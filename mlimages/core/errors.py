@@ -127,7 +127,7 @@ _WRITE_ERROR_PATTERN = re.compile(r"\(os error (\d+)\)|requested and \d+ written
 
 
 def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Exception:
-    """Return a write error as an OSError whose `filename` is `path`; return other errors unchanged.
+    """Return an error in writing `part_path` as an OSError whose `filename` is `path`; return other errors unchanged.
 
     Args:
         error: raised while `part_path` was written.

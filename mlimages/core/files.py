@@ -100,7 +100,7 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     if path == "":  # as from an unset variable; pathlib would take it for the current folder
         raise InputError("the path is empty: use . for the current folder")
     if not (found := _REMOTE_URL.fullmatch(os.fspath(path)) if isinstance(path, str | os.PathLike) else None):
-        return _local_path(path)
+        return _parse_local_path(path)
     scheme = found[1].lower()
     address = f"{scheme}://{found[2]}"
     try:
@@ -115,8 +115,8 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return cast(Path, remote)
 
 
-def _local_path(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a file or folder on this machine.
+def _parse_local_path(path: str | os.PathLike[str]) -> Path:
+    """Convert a path or a `file://` URL to a Path on this machine.
 
     Raises:
         InputError: `path` is a URL with a scheme other than `file`, or a `file://` URL of another machine.

@@ -50,7 +50,7 @@ class NetworkSummary:
 
     Attributes:
         title: name of the network, run folder or file.
-        input: shape of the input for one image, `(C, H, W)`; a length is 0 if it is unknown.
+        input: shape of the input for one image, `(C, H, W)`; an unknown dimension is 0.
         layers: the layers, in the order of the forward pass.
         parameters: number of parameters; shared parameters count once.
         trained_parameters: number of parameters that are not frozen, so that training changes them; None if unknown.

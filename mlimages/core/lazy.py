@@ -25,7 +25,7 @@ def attach(
     load, names, exported = attach_stub(package, file)
 
     def import_or_raise_missing_extra(name: str) -> Any:
-        """Return the public name `name` of the package, importing its module."""
+        """Return the public object `name` of the package, importing the module that defines it."""
         try:
             return load(name)
         except ModuleNotFoundError as error:

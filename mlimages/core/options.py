@@ -116,7 +116,7 @@ def _to_builtin(value: Any) -> Any:
 
 
 def check_choice(literal: Any, **values: object) -> None:
-    """Check that values are among those of a `Literal`; they are passed as keyword arguments, named in the message.
+    """Check that each keyword argument has one of the values of a `Literal`; the message names the argument.
 
     Raises:
         InputError: a value is not one of the choices.
@@ -127,10 +127,10 @@ def check_choice(literal: Any, **values: object) -> None:
 
 
 def parse_bool(name: str, value: object) -> bool:
-    """Return True or False, or NumPy's, as a bool.
+    """Return a Python or NumPy bool as a Python bool.
 
     Raises:
-        InputError: the value is neither; the message names it as `name`.
+        InputError: the value is of another type; the message names it as `name`.
     """
     if expected := _describe_type_mismatch(bool, value):
         raise InputError(f"{name} is {value!r}: it must be {expected}")

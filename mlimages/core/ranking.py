@@ -71,7 +71,7 @@ def mean_average_precision(probabilities: Probabilities, targets: Targets) -> fl
 
 
 def average_precisions(probabilities: Probabilities, targets: Targets) -> AveragePrecision:
-    """Return the average precision of each class and its mean, with binomial intervals.
+    """Return the average precision of each class and the mean over the classes (mAP), with 95 % intervals.
 
     Average precision is the sum over the thresholds of precision times the gain in recall, without interpolation, as
     scikit-learn computes it.

@@ -61,7 +61,8 @@ def _remove_abandoned_files(folder: Path) -> None:
 def _is_abandoned(name: str) -> bool:
     """Return whether `make_temporary_path` made this name, in a process that has ended.
 
-    False for a name that was made before the last reboot or in another container: its checksum differs.
+    False for a name that was made before the last reboot or in another container: the checksum in the name covers the
+    boot and the container.
     """
     found = _TEMPORARY_NAME.fullmatch(name)
     if not found or not _read_pid_scope() or found[4] != _compute_checksum(found[1], found[2]):
@@ -76,6 +77,7 @@ def _is_abandoned(name: str) -> bool:
 
 
 def _compute_checksum(start: str, number: str) -> str:
+    """Return the last part of a temporary name: a checksum of the parts before it, and of boot and container."""
     text = f"mlimages {start}{number} {_read_pid_scope()}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:6]
 

@@ -121,7 +121,7 @@ class GatherOptions:
     keep_deleted: Annotated[
         bool,
         Option(
-            "Leave missing images deleted, however many they are, instead of stopping with an error.",
+            "Treat missing images as deleted on purpose, however many are missing, instead of stopping with an error.",
             "Images",
             is_advanced=True,
         ),
@@ -314,7 +314,7 @@ class GatherKeywords(TypedDict, total=False):
     max_pixels: int
     restore_deleted: bool
     keep_deleted: bool
-    """Leave missing images deleted, however many they are, instead of raising an error."""
+    """Treat missing images as deleted on purpose, however many are missing, instead of raising an error."""
     layout: Literal["folders", "tar"]
     metadata: bool
     """Write metadata.jsonl, with the label and the metadata of each image."""

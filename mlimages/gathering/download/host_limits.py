@@ -165,7 +165,7 @@ class Hosts:
         return {name: pause_s for name, pause_s in pauses.items() if pause_s > max(1, self._max_wait_s)}
 
     def update_counts(self, host: Host) -> None:
-        """Update the numbers of links that wait, of `host` and of all hosts, after a change of `host`."""
+        """Update the counts of waiting links, of `host` and in total, after its state or active links have changed."""
         num_paused = host.num_active_links if host.state.is_paused else 0
         self.num_paused_links += num_paused - host.num_paused_links
         awaiting = 0 if host.state.is_paused else max(0, host.num_active_links - host.max_concurrent_requests)

@@ -35,8 +35,9 @@ class SiteRules:
 
     Attributes:
         access_rules: Allow and Disallow rules of robots.txt; None if everything is allowed.
-        training_rules: rules of robots.txt about training, as (path pattern, whether training is forbidden). The keys
-            are the entries that forbid training, such as `Content-Signal: ai-train=no`.
+        training_rules: rules of robots.txt about training, as (path pattern, whether training is forbidden), by kind of
+            entry. The key is the form of the entry that forbids training, such as `Content-Signal: ai-train=no`; its
+            rules include entries that allow training.
         tdm_rules: rules of tdmrep.json, as (path pattern, whether text and data mining is forbidden).
     """
 

@@ -113,7 +113,7 @@ def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callab
 
 
 def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield (prefix for its path, file) for each regular file of the tar at `offset` in `file`, and of tars in it.
+    """Yield (path prefix, member) for each regular file of the tar at `offset` in `file`, and of the tars in that tar.
 
     For a file in the nested tar `n02123394.tar`, the prefix is `n02123394/`. For a file that is in no nested tar, it is
     empty. The offset of a `TarMember` counts from the start of `file`.

@@ -88,7 +88,7 @@ class INaturalist(SearchSource):
         super().__init__(queries, api)
 
     def record_result(self, row: FetchResult) -> None:
-        """Count the bytes of a downloaded photo towards `bytes_per_hour` (called as `Source` describes)."""
+        """Count the bytes of the photo in a new manifest row towards the limit `bytes_per_hour`."""
         self._byte_limit.add(row.bytes or 0)
 
     async def __aiter__(self) -> AsyncGenerator[ImageRef]:

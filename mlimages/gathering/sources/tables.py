@@ -69,8 +69,8 @@ def remove_leading_comments(first_lines: list[str], lines: Iterator[str]) -> tup
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
     """Return the delimiter between links and other cells: `,`, `;`, `|` or a space; None for tabs, or if there is none.
 
-    Links may contain these characters too. In a list without a header, one that follows a link is a delimiter only if
-    the link ends in an image suffix, as in `http://x/1.jpg,cat`.
+    Links may contain these characters too. In a list without a header, a character that follows a link is a delimiter
+    only if the link ends in an image suffix, as in `http://x/1.jpg,cat`.
     """
     rows = [line for line in lines if not line.startswith("#")]
     if not rows or any("\t" in row for row in rows):
@@ -101,7 +101,7 @@ def _has_one_link(row: Sequence[str]) -> bool:
 
 
 def has_space_separated_cells(lines: Sequence[str]) -> bool:
-    """Return whether all lines have cells separated by spaces, with a link at neither end: `1 http://x/1.jpg 9.5`."""
+    """Return whether all lines are like `1 http://x/1.jpg 9.5`: cells separated by spaces, an inner one a link."""
     rows = [line.split() for line in lines if "\t" not in line]
     between = (_has_one_link(row) and not is_link(row[0]) and not is_link(row[-1]) for row in rows)
     return len(rows) == len(lines) and len(set(map(len, rows))) == 1 and all(between)
@@ -199,9 +199,9 @@ def _join_quoted_lines(
 def _are_separate_rows(lines: Sequence[str], delimiter: str, num_columns: int, *, is_ragged: bool) -> bool:
     """Return whether these lines are probably separate rows with stray quotes, rather than one row with a quoted cell.
 
-    A line looks like a row if it has `num_columns` cells, one of them a link. If the lines as one row do not have
+    A line looks like a row if it has `num_columns` cells, one of them a link. If the joined lines do not have
     `num_columns` cells (`is_ragged`), return True if any line after the first looks like a row. Otherwise, return True
-    if all lines look like rows with the link in the same column, and the closing quote begins a cell.
+    if all lines look like rows with the link in the same column, and the quote that closes the cell begins another.
     """
     columns = [_find_link_column(line, delimiter, num_columns) for line in lines]
     if is_ragged:

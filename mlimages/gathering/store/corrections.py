@@ -59,7 +59,7 @@ class ImageToMove:
     """An image to move to the folder of its class, because the list has corrected the class or the folder is wrong.
 
     Attributes:
-        image_ref: the link of the image, with the class (new, if it was corrected) to whose folder it is moved.
+        image_ref: the link of the image, with the class to whose folder the image is moved.
         old_row: the row of the image in the manifest, with its old class and path.
     """
 
@@ -80,10 +80,11 @@ class ClassCorrections:
         self._waiting: list[ImageRef] = []
 
     def add_row(self, key: int, row: FetchResult) -> None:
-        """Remember whether the link in a manifest row has an image; for links that this run does not retry.
+        """Remember whether the link in a manifest row has an image.
 
         Args:
             key: `hash_link` of the link.
+            row: the row of a link that this run does not retry.
         """
         if row.status in ("duplicate", "failed"):
             self._without_image.add(key)

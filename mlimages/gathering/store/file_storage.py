@@ -37,10 +37,9 @@ class ImageStorage(Protocol):
     allows_concurrent_runs: ClassVar[bool] = False
 
     async def store(self, temp_path: Path, row: FetchResult) -> str | None:
-        """Move a downloaded image from `temp_path` to `row.path`; return its new path, or None if it was not moved.
+        """Move a downloaded image from `temp_path` to `row.path`; return its new path, or None if that path is taken.
 
         The new path is relative to the gathered folder: `row.path`; in tar shards, `images-00000.tar/` and `row.path`.
-        The image is not moved if there is a file at `row.path` already.
 
         Raises:
             GatherError: the file cannot be written.

@@ -88,7 +88,7 @@ class GatherFolder:
         self._open.__exit__(*error)
 
     def _read_manifests(self) -> None:
-        """Read the manifests; retry if remote images are missing, since another run may just have merged them."""
+        """Read the manifests, and again while remote images are missing and another run has changed the manifests."""
         self._read_done_links(retry_unfinished=True)
         while self._has_user_changes and self._objects and self._objects.refresh_manifests():
             self._read_done_links(retry_unfinished=True)
@@ -123,7 +123,7 @@ class GatherFolder:
         return is_refused or self._done.add(key)
 
     def resolve_deferred_links(self) -> list[ImageRef]:
-        """Find the images whose class the list has corrected; return the other deferred links, which can be claimed."""
+        """Return the deferred links to claim, without those whose class was corrected: `finish` moves their images."""
         self._moves_corrected = False
         self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_manifests_to_merge()))
         return others
@@ -223,7 +223,7 @@ class GatherFolder:
         return [path for path in find_manifests(self._folder) if path.stem.startswith(stem)]
 
     def _read_done_links(self, *, retry_unfinished: bool) -> None:
-        """Read from manifests which links are done. With `retry_unfinished`, links that this run retries are not."""
+        """Read from manifests which links are done; with `retry_unfinished`, a link to retry does not count as done."""
         self._close_image_index()
         self._done, self._retried, self._class_corrections = UInt64Set(), UInt64Set(), ClassCorrections()
         self._has_retries = self._has_user_changes = False

@@ -19,7 +19,8 @@ def open_work_folder(out: Path, manifest_stem: str, *, is_exclusive: bool) -> It
 
     Args:
         out: the gathered folder.
-        manifest_stem: stem of the name of the manifest that the run writes; an ID for a run in several processes.
+        manifest_stem: stem of the name of the manifest that the run writes. If several processes each write a manifest,
+            it is a random ID.
         is_exclusive: whether the run merges all manifests; False for a shard, which may run beside other shards.
 
     Raises:
