@@ -239,13 +239,13 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
             header = {"descr": descr, "fortran_order": False, "shape": (count, *shape)}
             np.lib.format.write_array_header_1_0(out, header)
 
-        def append(row: ArrayLike) -> None:
+        def append_row(row: ArrayLike) -> None:
             nonlocal count
             out.write(np.asarray(row, dtype).tobytes())
             count += 1
 
         write_header()
-        yield append
+        yield append_row
         out.seek(0)
         write_header()
 

@@ -195,7 +195,7 @@ def _split_samples(samples: Sequence[_Sample]) -> tuple[list[_Sample], list[_Sam
 
 @dataclass(frozen=True, slots=True)
 class _Measurement:
-    """Measurement of the original or of a variant.
+    """Accuracy, speed, size and calibration of the original model or of a quantized variant.
 
     Attributes:
         trial: accuracy, speed and size.

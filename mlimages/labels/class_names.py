@@ -183,10 +183,10 @@ class FileClasses:
 def merge_class_names(files: Sequence[FileClasses]) -> tuple[ClassNames, tuple[ClassNames, ...]]:
     """Merge the classes of several files by name; return all names, and for each file the names by its class indices.
 
-    A file without class names contains only numbers. The numbers are usually class indices, and refer to the longest
-    list of names of the other files. In a table without a class definition (`may_have_numeric_names`), however, the
-    numbers are class names if there is a gap in them: if the numbers in all files without class names, together with
-    the indices of all defined classes, are not 0, 1, 2 ...
+    A file without class names contains only numbers: usually class indices, which refer to the longest list of names
+    of the other files. In a table without a class definition (`may_have_numeric_names`), they are class names instead
+    if a number is missing: if those of all files without class names, and the indices of all named classes, are
+    together not 0, 1, 2 ... without a gap.
     """
     files = _unify_spellings(files)
     by_file = [_pad_names(file.names, file.class_indices) for file in files]

@@ -205,9 +205,7 @@ def parse_label_cell(cell: str, separator: str, path_and_line: str) -> Sequence[
 
 
 def count_joined_labels(labels: Collection[str]) -> dict[str, int]:
-    """Count the labels that seem to contain several classes, for each way in which the classes are written.
-
-    The keys of the result are "brackets" and the separators in quotes, such as `';'`.
+    """Count the labels that seem to contain several classes, by separator in quotes, or "brackets".
 
     A class name may itself contain `|` or `,`. Labels with such a separator are counted only if two labels share
     a part, as `cats|dogs` and `dogs` do.

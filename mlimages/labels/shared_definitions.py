@@ -85,7 +85,7 @@ def _find_other_label_files(path: Path) -> Iterator[Path]:
 
 
 def _uses_definition(label_file: Path, definition_path: Path, num_classes: int) -> bool:
-    """Whether a file is a label file of class indices that a class definition beside it names, or would name."""
+    """Whether a file is a label file of class indices whose names are read from this class definition, if it exists."""
     with suppress(InputError):  # another file
         if label_file.name not in list_written_files(label_file.parent) and not is_table(label_file):
             return all(is_numeric_label(row.label) for row in read_text_rows(label_file))

@@ -257,7 +257,7 @@ def _order_groups(
     names: Mapping[int, str],
     seed: int,
 ) -> list[ImageGroup]:
-    """Return the groups of all classes with their ranks, one class after the other."""
+    """Return the groups of all classes, one class after the other, with the random rank of each in its class."""
     by_group: dict[object, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_group[("group", groups[item.path]) if item.path in groups else index].append(index)

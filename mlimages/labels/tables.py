@@ -165,7 +165,7 @@ class Table:
 
     @cached_property
     def _skips_label_lists(self) -> bool:
-        """Whether to leave out rows with a list of classes: true for JSON and XML files with one class per image."""
+        """Whether rows with a list of classes are left out: true for JSON and XML files without --multi-label."""
         return not self.has_label_lists and self.path.suffix.lower() in (".jsonl", ".json", ".xml")
 
     @cached_property

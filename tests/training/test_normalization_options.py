@@ -98,7 +98,7 @@ def test_each_option_replaces_a_value_of_the_preprocessing_of_a_custom_network(
     [
         ({"model": "alexnet"}, {}, "model 'alexnet' with weights 'default' cannot be combined with a custom network"),
         ({"weights": "w.npz"}, {}, "with weights 'w.npz' cannot be combined with a custom network"),
-        ({}, {"mean_image": "mean.npy"}, r"mean_image of Normalization is 'mean.npy', .* FineTuneConfig\(mean=\)"),
+        ({}, {"mean_image": "mean.npy"}, r"\(mean_image='mean.npy'\) is only the name .* FineTuneConfig\(mean=\)"),
     ],
 )
 def test_what_a_custom_network_would_not_use_is_refused_before_anything_is_written(

@@ -194,7 +194,7 @@ class GatherFolder:
         return moved
 
     def _merge_manifests(self) -> None:
-        """Merge the manifests into one and read it; start again if another run has merged those of a remote folder."""
+        """Merge the manifests into one and read it; retry if another run merged those of a remote folder meanwhile."""
         self._close_image_index()
         is_of_several = len(self._find_manifests_to_merge()) > 1
         self._writer.close()
