@@ -11,8 +11,10 @@ from pathlib import Path
 
 from mlimages.checks.fixes import move_file
 from mlimages.checks.result import CheckReport, Move, update_label_file
-from mlimages.core import InputError, is_unchanged_output, path_from_name, relative_name, write_text_output
+from mlimages.core import InputError, is_remote, is_unchanged_output, path_from_name, relative_name, write_text_output
 from mlimages.labels import LabelFile
+
+_MOVES_PATTERN = ".*_moves.json"
 
 
 @contextmanager
@@ -36,9 +38,22 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
     record.unlink()
 
 
-def find_interrupted_moves(files: Iterable[LabelFile]) -> list[Path]:
-    """Return the `.NAME_moves.json` files that interrupted checks of these label files have left."""
-    return [path for path in map(_make_moves_path, files) if is_unchanged_output(path)]
+def find_interrupted_moves(sources: Iterable[Path]) -> list[Path]:
+    """Return the `.NAME_moves.json` files that interrupted checks of these label files or folders have left.
+
+    The sources are not read: a table of which most images have been moved could not be.
+    """
+    found = {}
+    for source in (path for path in sources if not is_remote(path)):
+        paths = source.rglob(_MOVES_PATTERN) if source.is_dir() else source.parent.glob(_MOVES_PATTERN)
+        found |= dict.fromkeys(path for path in paths if is_unchanged_output(path) and _lists_files_in(path, source))
+    return list(found)
+
+
+def _lists_files_in(record: Path, source: Path) -> bool:
+    """Whether a `.NAME_moves.json` file is about the label file `source`, or about one in the folder `source`."""
+    names = json.loads(record.read_text(encoding="utf-8"))["label_files"]
+    return any(path_from_name(name, record.parent).resolve().is_relative_to(source.resolve()) for name in names)
 
 
 def undo_interrupted_moves(record: Path) -> None:

@@ -168,11 +168,10 @@ def check(
         from mlimages.reports import write_check_report
     thresholds = checks.Thresholds.parse(threshold)
     report_paths = [as_path(report_path)] if report_path else []
+    _undo_interrupted_moves(sources, undo=yes)
     files = [labels for source in sources for labels in open_splits(source, TableOptions(**table_options)).values()]
     result_paths = checks.list_result_paths(files)
     require_writable([*report_paths, *chain.from_iterable(result_paths)], overwrite=force)
-    if _undo_interrupted_moves(files, undo=yes):
-        files = [labels for source in sources for labels in open_splits(source, TableOptions(**table_options)).values()]
     print_notes(files)
     embed = _load_embedder(files) if features else None
     with open_cluster(engine, address) as pool:
@@ -248,17 +247,15 @@ def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     return embed
 
 
-def _undo_interrupted_moves(files: Sequence[LabelFile], *, undo: bool) -> bool:
-    """Undo the moves of interrupted `check --fix --yes`, or print how to; return whether moves were undone."""
+def _undo_interrupted_moves(sources: Sequence[Path], *, undo: bool) -> None:
+    """Undo the moves of interrupted `check --fix --yes`, or print how to."""
     from mlimages import checks
 
-    records = checks.find_interrupted_moves(files)
-    for record in records:
+    for record in checks.find_interrupted_moves(sources):
         if undo:
             checks.undo_interrupted_moves(record)
         action = "its moves have been undone" if undo else "repeat the command with --fix --yes"
         print_to_stderr(f"{record}: --fix was interrupted: {action}")
-    return undo and bool(records)
 
 
 def _print_report(report: CheckReport) -> None:

@@ -180,7 +180,11 @@ def compute_mean(
     count = _count_images(counts)
     raise_if_most_images_missing(broken, count + len(broken))
     if not counts:
-        reason = f"no image can be decoded (first: {broken[0].path}: {broken[0].fault})" if broken else "no images"
+        reason = (
+            f"no image can be decoded (first: {broken[0].path}: {broken[0].fault})"
+            if broken
+            else "the label file is empty"
+        )
         raise InputError(f"cannot compute a mean image: {reason}")
     total = np.zeros(shape, np.uint64)
     for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():

@@ -28,7 +28,7 @@ from mlimages.labels.column_names import (
 from mlimages.labels.formats import ANY_WHITESPACE, LAST_WHITESPACE, Record, detect_delimiters, read_records
 from mlimages.labels.irregular_rows import is_irregular, is_repeated_header
 from mlimages.labels.label_texts import are_binary_cells, is_positive_cell, parse_label_list
-from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS
+from mlimages.labels.scanning import IMAGE_SUFFIXES, SPLIT_NAMES_BY_ALIAS, is_skipped_folder
 from mlimages.labels.split_column import SPLIT_COLUMN_NAMES, SplitColumn, find_split_column
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.table_paths import find_relative_path, get_relative_path, join_relative_path
@@ -320,7 +320,7 @@ def _list_candidate_folders(folder: Path) -> list[Path]:
     """Return the subfolders of a table's folder in which to search for images: the first MAX_IMAGE_FOLDERS by name."""
     if not folder.is_dir():
         return []
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not is_skipped_folder(path.name))
     return folders[:MAX_IMAGE_FOLDERS]
 
 

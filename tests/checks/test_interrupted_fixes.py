@@ -123,12 +123,12 @@ def test_what_a_person_did_after_the_interruption_stays(folder: Path, change: st
     else:
         (folder / "b/png.jpg").write_bytes(b"mine")
     mine = {path: path.read_bytes() for path in (*folder.glob("b/png.*"), folder / "val.txt")}
-    (record,) = find_interrupted_moves(report.files)
+    (record,) = find_interrupted_moves([folder / "train.txt"])
     undo_interrupted_moves(record)
     undone = [move for move in moves if os.path.lexists(move.source) and not os.path.lexists(move.target)]
     assert len(undone) == len(moves) - 1
     assert {path: path.read_bytes() for path in (*folder.glob("b/png.*"), folder / "val.txt")} == mine
-    assert find_interrupted_moves(report.files) == []
+    assert find_interrupted_moves([folder / "train.txt"]) == []
 
 
 @pytest.mark.parametrize("words", [["--fix", "--yes"], ["--fix"], []], ids=" ".join)
@@ -148,6 +148,35 @@ def test_notes_about_label_files_are_printed_once_also_after_an_interruption(
     assert [line for line in lines if line.startswith("a.csv: column")] == [
         f"a.csv: column file as image, class as label; {num_found} of 3 images exist; 1 class: things"
     ]
+
+
+@pytest.mark.parametrize("source", ["a.csv", "../here/a.csv", "data", "."])
+def test_sources_that_cannot_be_read_after_an_interruption_are_checked_again(
+    tmp_path: Path, invoke_cli: RunCli, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    here = tmp_path / "here"
+    for name in ("data/ants/0.jpg", "data/ants/1.jpg", "data/bees/2.jpg"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).touch()
+    monkeypatch.chdir(here)
+    num_ok = 2 * source.endswith(".csv")
+    if num_ok:
+        rows = ["data/ants/0.jpg,ant", "data/ants/1.jpg,ant", "data/bees/2.jpg,bee", "../3.jpg,ant", "../4.jpg,bee"]
+        (here / "a.csv").write_text("\n".join(["path,label", *rows, ""]))
+        for n in (3, 4):
+            (tmp_path / f"{n}.jpg").write_bytes(jpeg(scene(n, width=60, height=40)))
+    report = check(source)
+    with suppress(KeyboardInterrupt), record_moves(report, moves := plan_moves(report)):
+        move_files(moves)
+        raise KeyboardInterrupt
+    assert len(moves) == 3
+    again = invoke_cli("check", source, check=False)
+    assert "--fix was interrupted: repeat the command with --fix --yes\n" in again.stderr
+    done = invoke_cli("check", source, "--fix", "--yes")
+    assert "--fix was interrupted: its moves have been undone\n" in done.stderr
+    assert f"{3 + num_ok} images checked, {num_ok} ok" in done.stdout
+    assert all(move.target.exists() and not move.source.exists() for move in moves)
+    assert "interrupted" not in invoke_cli("check", source, check=False).stderr
 
 
 def test_a_file_of_a_person_with_the_name_of_the_record_is_kept(folder: Path, invoke_cli: RunCli) -> None:

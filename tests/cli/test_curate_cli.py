@@ -18,6 +18,7 @@ from mlimages.core import InputError, make_install_command
 from mlimages.images import load_all_plugins
 from mlimages.labels import LabelFile, label_dir_auto
 from tests.checks.test_validation import jpeg, scene
+from tests.cli.conftest import write_ants_and_bees
 from tests.conftest import RunCli
 from tests.unprivileged import run_without_override
 
@@ -25,10 +26,7 @@ from tests.unprivileged import run_without_override
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
     """Two classes of six images, one of them cut, one doubled at lower quality; an empty class."""
-    for n in range(12):
-        path = tmp_path / "data" / ("ants" if n % 2 else "bees") / f"{n}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(jpeg(scene(n, width=90, height=60)))
+    write_ants_and_bees(tmp_path / "data", 12)
     (tmp_path / "data/ants/cut.jpg").write_bytes(jpeg(scene(50))[:700])
     (tmp_path / "data/ants/1 again.jpg").write_bytes(jpeg(scene(1, width=90, height=60), quality=60))
     (tmp_path / "data/empty").mkdir()
