@@ -43,7 +43,7 @@ def find_interrupted_moves(sources: Iterable[Path]) -> list[Path]:
 
     The sources are not read: a table of which most images have been moved could not be.
     """
-    found = {}
+    found: dict[Path, None] = {}
     for source in (path for path in sources if not is_remote(path)):
         paths = source.rglob(_MOVES_PATTERN) if source.is_dir() else source.parent.glob(_MOVES_PATTERN)
         found |= dict.fromkeys(path for path in paths if is_unchanged_output(path) and _lists_files_in(path, source))
