@@ -190,7 +190,7 @@ def warn_about_changed_labels(config: FineTuneConfig, files: RunFiles) -> None:
         before, now = (_count_images(found) for found in (_read_stored_splits(files), read_labeled_splits(config)))
         with files.left_out.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
             skipped = {Path(row[0]).name for row in csv.reader(lines, delimiter="\t") if row}
-    except (MlimagesError, OSError):  # the label files are no longer there
+    except (MlimagesError, OSError, csv.Error):  # the label files are no longer there, or left_out.tsv was edited
         return
     added = sum(count for (name, _), count in (now - before).items() if name not in skipped)
     if added or before - now:

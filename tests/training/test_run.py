@@ -334,6 +334,13 @@ def test_an_image_of_any_name_that_was_left_out_is_no_change(
     assert "has changed since" not in caplog.text
 
 
+def test_a_left_out_file_that_is_no_table_is_ignored(colours: Path) -> None:
+    config = config_for(colours, epochs=1)
+    fine_tune(config, export=False)
+    (config.out / "left_out.tsv").write_text(f'"{"a" * 200_000}')
+    fine_tune(config, export=False)
+
+
 def test_a_finished_run_started_again_says_so_and_does_nothing(
     colours: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
