@@ -127,9 +127,15 @@ def append_to_split(
 
 
 def require_writable_labels(
-    files: Mapping[Path, LabelFile], appended_to: Mapping[Path, LabelFile], *, overwrite: bool = False
+    files: Mapping[Path, LabelFile],
+    appended_to: Mapping[Path, LabelFile],
+    *,
+    source: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Check that `write_label_files` can write these files.
+
+    `source` is the label file that the images come from; None if they come from a folder.
 
     Raises:
         InputError: a file is read-only, or would have to be replaced although it was not written by mlimages or was
@@ -137,7 +143,7 @@ def require_writable_labels(
             another label file has the same class definition and other classes.
     """
     for path, labels in files.items():
-        require_unchanged_classes(path, labels.defined_class_names, source=labels.path)
+        require_unchanged_classes(path, labels.defined_class_names, source=source)
         definition, existing = class_definition_path(path), appended_to.get(path)
         if existing is None:
             require_writable([path, definition], overwrite=overwrite)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, LabelFileError, as_path, fingerprint, format_examples, write_output
 from mlimages.labels.formats import open_text
-from mlimages.labels.scanning import fold_class_name, natural_sort_key
+from mlimages.labels.scanning import fold_class_name, natural_sort_key, normalize_class_name
 
 MAX_CLASSES = 1_000_000
 
@@ -291,17 +291,20 @@ def check_common_classes(classes: Mapping[str, Mapping[str, object]], split_fold
             )
 
 
-def check_known_classes(folder: Path, found_names: Iterable[str], class_names: ClassNames) -> None:
-    """Check that the name of each class folder in `folder` is one of the class names.
+def find_class_indices(folder: Path, found_names: Iterable[str], class_names: ClassNames) -> dict[str, int]:
+    """Return the index in `class_names` of each class folder in `folder`; its Unicode form may differ.
 
     Raises:
         InputError: a folder has another name.
     """
-    if unknown := [name for name in found_names if name not in class_names]:
+    exact = {name: index for index, name in enumerate(class_names)}
+    indices = {normalize_class_name(name): index for name, index in exact.items()} | exact
+    if unknown := [name for name in found_names if name not in indices]:
         raise InputError(
             f"{folder / unknown[0]}: the folder name is not in the given class names "
             f"({format_examples(class_names)}): rename the folder, or add its name to the class names"
         )
+    return indices
 
 
 def renumber_items(

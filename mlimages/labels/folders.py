@@ -14,7 +14,7 @@ from mlimages.labels.class_names import (
     ClassNames,
     add_class_name,
     check_common_classes,
-    check_known_classes,
+    find_class_indices,
     reject_similar_class_names,
     to_class_names,
 )
@@ -209,7 +209,7 @@ def label_dir_auto(
     if not found:
         raise make_no_images_error(root, is_class_folder=False)
     names = given_names or tuple(found)
-    check_known_classes(root, found, names)
+    class_indices = find_class_indices(root, found, names)
     skipped_notes = describe_class_root(root, source) if root != source else []
     skipped_notes += [
         text for path in split_folders.values() for text in describe_skipped_split_entries(path, root, leaf=leaf)
@@ -220,7 +220,7 @@ def label_dir_auto(
 
     def iter_items(split: str) -> Iterator[LabeledPath]:
         for name, images in images_by_class[split].items():
-            label = names.index(name)
+            label = class_indices[name]
             yield from (LabeledPath(image, label) for image in images())
 
     def make_label_file(file_name: str, *split_names: str) -> LabelFile:

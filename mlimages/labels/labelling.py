@@ -190,8 +190,10 @@ def make_label_files(
         require_outside_dataset(options.as_folders, source, labels)
     names = SPLIT_NAMES_BY_COUNT[len(options.split)] if options.split else tuple(splits) or ("",)
     paths = [target.with_name(f"{target.stem}_{name}{target.suffix}") if name else target for name in names]
+    label_source = None if source.is_dir() else source
+    require_writable = partial(require_writable_labels, appended_to=appended_to, source=label_source, overwrite=force)
     if has_output := bool(out or options.split or source.is_dir()):
-        require_writable_labels({path: appended_to.get(path, labels) for path in paths}, appended_to, overwrite=force)
+        require_writable({path: appended_to.get(path, labels) for path in paths})
     files = tuple(splits.values()) or (labels,)
     if options.append and earlier:
         split_new = partial(_split_labels, options=options, split=split, print_note=print_note)
@@ -204,7 +206,7 @@ def make_label_files(
     if has_output:
         for path, file in outputs.items():
             _check_output_can_be_read(path, file)
-        require_writable_labels(outputs, appended_to, overwrite=force)
+        require_writable(outputs)
     if options.as_folders:
         for line in describe_renamed_folders(labels.class_names, make_folder_names(labels.class_names)):
             print_note(line)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlimages.core import InputError, LabelFileError, as_path, format_examples, list_written_files
 from mlimages.labels.class_names import ClassNames, class_definition_path, is_class_index, read_class_names
 from mlimages.labels.formats import READABLE_SUFFIXES, is_numeric_label, is_table, read_text_rows
-from mlimages.labels.scanning import list_entry_names, make_path_resolver
+from mlimages.labels.scanning import list_entry_names, make_path_resolver, normalize_class_name
 from mlimages.labels.table_columns import detect_table
 from mlimages.labels.table_options import TableOptions
 from mlimages.labels.tables import Table
@@ -45,7 +45,8 @@ def require_unchanged_classes(
     Args:
         path: the label file to write.
         class_names: class names by class index; empty if the classes have no names.
-        source: the label file that the images come from, if any: its classes may get names.
+        source: the label file that the images come from, if any: its classes may get names, and other names if mlimages
+            did not write it.
 
     Raises:
         InputError: another label file has other classes than `class_names` and the same class definition; or
@@ -63,11 +64,13 @@ def require_unchanged_classes(
                 "classes have no names: give it another name, or name its classes (--classes FILE)"
             )
         return
-    if names and tuple(class_names[: len(names)]) == names:
+    kept = class_names[: len(names)]
+    if names and [*map(normalize_class_name, kept)] == [*map(normalize_class_name, names)]:
         return
     resolve = make_path_resolver()
     for other in _find_other_label_files(path):
-        gets_names = not names and source is not None and resolve(str(other)) == resolve(str(source))
+        is_source = source is not None and resolve(str(other)) == resolve(str(source))
+        gets_names = is_source and (not names or other.name not in list_written_files(other.parent))
         if not gets_names and _uses_definition(other, definition, len(names or class_names)):
             raise InputError(
                 f"{path} and {other} would have the same class definition, {definition.name}, but not the same classes "

@@ -1,7 +1,9 @@
 """Label files of one name share a class definition: no command changes the classes of another label file."""
 
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -103,6 +105,65 @@ def test_a_label_file_without_class_names_gets_them_only_when_it_is_converted(
     assert not (folder / "l_class_def.txt").exists()
     invoke_cli("label", f"../{folder.name}/{own}", "-o", "l.tsv", "--classes", "order.txt")
     assert {len(set(name.split())) for name in read_classes(folder / own, folder / "l.tsv")} == {1}
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "labels.csv"])
+def test_a_label_file_in_the_folder_that_is_labelled_keeps_its_classes(
+    folder: Path, invoke_cli: RunCli, name: str
+) -> None:
+    header = "path,label\n" if name == "labels.csv" else ""
+    lines = [f"{path.partition('/')[2]}{',' if header else ' '}{index % 2}\n" for index, path in enumerate(PETS)]
+    (folder / "pets" / name).write_text(header + "".join(lines))
+    refused = invoke_cli("label", "pets", "-o", "pets/labels.tsv", check=False).stderr
+    assert f"pets/labels.tsv and pets/{name} {REFUSED.replace('l{}', 'labels')} (Bird, cat, dog; without" in refused
+    assert LabelFile(folder / "pets" / name).defined_class_names == ()
+
+
+@pytest.mark.parametrize("own", ["l.txt", "l.csv"])
+def test_a_conversion_is_repeated_with_corrected_class_names(folder: Path, invoke_cli: RunCli, own: str) -> None:
+    header = "path,label\n" if own == "l.csv" else ""
+    lines = [f"{path}{',' if header else ' '}{['dog', 'cat', 'Bird'].index(path.split('/')[1])}\n" for path in PETS]
+    (folder / own).write_text(header + "".join(lines))
+    for names in ("dgo\ncat\nBird\n", "dog\ncat\nBird\n"):
+        (folder / "names.txt").write_text(names)
+        invoke_cli("label", own, "-o", "l.tsv", "--classes", "names.txt")
+    assert {len(set(name.split())) for name in read_classes(folder / own, folder / "l.tsv")} == {1}
+
+
+def test_a_conversion_does_not_rename_the_classes_of_a_source_that_mlimages_wrote(
+    folder: Path, invoke_cli: RunCli
+) -> None:
+    invoke_cli("label", "pets", "-o", "l.txt")
+    before = read_files(folder)
+    refused = invoke_cli("label", "l.txt", "-o", "l.csv", "--classes", "order.txt", check=False).stderr
+    assert f"l.csv and l.txt {REFUSED.format('')} (dog, cat, Bird; Bird, cat, dog)" in refused
+    assert read_files(folder) == before
+
+
+def test_a_column_of_a_table_is_converted_again_when_it_has_another_class(folder: Path, invoke_cli: RunCli) -> None:
+    for paths in (PETS[2:], PETS):
+        rows = [f"{path},{index % 2},{path.split('/')[1]}\n" for index, path in enumerate(paths)]
+        (folder / "l.csv").write_text("path,label,kind\n" + "".join(rows))
+        invoke_cli("label", "l.csv", "--label-column", "kind", "-o", "l.txt")
+    assert {len(set(name.split())) for name in read_classes(folder / "l.txt")} == {1}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_class_names_in_another_unicode_form_are_the_same_classes(
+    folder: Path, invoke_cli: RunCli, form: Literal["NFC", "NFD"]
+) -> None:
+    shutil.move(folder / "pets/cat", folder / "pets" / unicodedata.normalize("NFC", "caf\u00e9"))
+    names = ["dog", unicodedata.normalize(form, "caf\u00e9"), "Bird"]
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names), "utf-8")
+    invoke_cli("label", "pets", "-o", "l.txt", "--classes", "names.txt")
+    assert LabelFile(folder / "l.txt").class_names == tuple(names)
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "caf\u00e9")
+    (folder / "names.txt").write_text(f"dog\n{other}\nBird\n", "utf-8")
+    invoke_cli("label", "pets", "-o", "l.csv", "--classes", "names.txt")
+    expected = [path.split("/")[1].replace("cat", other) for path in PETS]
+    files = [LabelFile(folder / name) for name in ("l.txt", "l.csv")]
+    for file in files:
+        assert sorted(file.class_names[item.label] for item in file) == sorted(expected)
 
 
 def test_results_of_check_and_mean_do_not_change_the_classes_of_other_label_files(
