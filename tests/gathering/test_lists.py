@@ -538,6 +538,10 @@ ARCHIVED = {
                        {"lists": 1}, ["__MACOSX/._ants.txt", ".DS_Store"]),
     "an image, a page and JSON": ({"a.jpg": photo(1), "index.html": "<html><p>ants", "x.json": "[1]", "ants.txt": A},
                                   {"ants": 1}, ["a.jpg", "index.html", "x.json"]),
+    "text with the suffix of binary files": ({"x.gz": "ants", "x.parquet": "ants", "x.zip": A, "ants.txt": A},
+                                            {"x": 1, "ants": 1}, ["x.gz", "x.parquet"]),
+    "names that are no file names": ({"../ants.txt": A, "/bees.txt": A, f"{'wasps' * 60}.csv": f"url,label\n{A},wasps"},
+                                     {"ants": 1, "bees": 1, "wasps": 1}, []),
     "names of tar": ({f"./{name}": data for name, data in ANTS_AND_BEES.items()}, {"ants": 2, "bees": 1}, []),
 }  # fmt: skip
 """Archives: their files, the links by class, and the files that are left out."""
@@ -571,6 +575,22 @@ def test_a_list_of_an_archive_that_cannot_be_used_is_named(
         count_and_tell(archive(tmp_path / "lists.zip", members), **options)
 
 
+def test_files_of_the_same_name_in_an_archive_are_all_read(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "lists.tar", "w") as tar:
+        for link in (A, B):
+            tar.add(write(tmp_path / "ants.txt", link), "ants.txt")
+    assert [ref.url for ref in read_list(tmp_path / "lists.tar")] == [A, B]
+
+
+@pytest.mark.parametrize(("limit", "message"), [("MAX_LISTS", "1 lists"), ("MAX_TEXT_BYTES", "1 bytes of text")])
+def test_an_archive_of_too_many_or_too_large_lists_is_refused(
+    tmp_path: Path, limit: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"mlimages.gathering.sources.archived_lists.{limit}", 1)
+    with pytest.raises(InputError, match=rf"lists\.zip has more than {message}: extract it"):
+        count_and_tell(archive(tmp_path / "lists.zip", ANTS_AND_BEES))
+
+
 def test_a_file_without_links_in_an_archive_needs_no_column(tmp_path: Path) -> None:
     members = {"README": "see LICENSE\n", "a.csv": f"photo,kind\n{A},cat\n"}
     counts, told = count_and_tell(archive(tmp_path / "x.zip", members), url_col="photo", label_col="kind")
@@ -584,6 +604,13 @@ def test_every_list_of_an_archive_at_an_address_is_read(site: Site, tmp_path: Pa
     site.routes["/lists.zip"] = answer(archive(tmp_path / "lists.zip", lists).read_bytes())
     source = UrlList(site.url("/lists.zip"), http_options=GatherOptions(allow_private=True))
     assert run(source, tmp_path / "out").classes == {"ants": 1, "bees": 1}
+
+
+def test_a_damaged_archive_at_an_address_is_named_by_its_address(site: Site) -> None:
+    site.fallback = answer(b"ants")
+    for name in ("/lists.zip", "/lists.tgz"):
+        with pytest.raises(InputError, match=f"^{site.url(name)} cannot be read completely"):
+            asyncio.run(UrlList(site.url(name), http_options=GatherOptions(allow_private=True)).count_links())
 
 
 def test_every_list_is_understood_before_a_link_is_asked_for(site: Site, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,13 @@ from mlimages.gathering.sources.list_files import (
 from mlimages.gathering.sources.lists import LinkFile
 
 logger = logging.getLogger(__name__)
+
+MAX_LISTS = 2000
+"""Maximum number of lists in an archive: the first rows of each are in memory until it is read."""
+MAX_TEXT_BYTES = 2**32
+"""Maximum total size of the text files in an archive of several files, which are copied to a temporary folder."""
+_BLOCK_BYTES = 2**20
+_EXTRACT_ADVICE = "extract it, and pass the lists in it"
 
 
 def read_list(path: Path, url_col: str | None = None, label_col: str | None = None) -> Iterator[ImageRef]:
@@ -62,47 +68,56 @@ def open_lists(path: Path, options: LinkListOptions, *, name: str = "") -> tuple
         InputError: a list cannot be used, or no file of an archive is a list of links.
         MissingExtraError: see `require_parquet_extra`.
     """
-    members = _find_members(path) if is_archive(path) else []
+    shown = name or str(path)
+    members = _find_members(path, shown) if is_archive(path) else []
     if sum(not is_hidden(member) for member in members) < 2:
         files, left_out = [LinkFile(path, options, name=name)], list(filter(is_hidden, members))
     else:
-        by_member = _open_members(path, options, name or str(path))
-        files, left_out = list(by_member.values()), [member for member in members if member not in by_member]
+        files, left_out = _open_members(path, options, shown)
     if not files:
-        raise InputError(f"{name or path}: none of its {len(members)} files is a list of links: use a list of links")
+        raise InputError(f"{shown}: none of its {len(members)} files is a list of links: use a list of links")
     counts = f"{len(left_out)} of {len(members)} files"
     return files, f"left out: {counts}, which are no lists of links: {format_examples(left_out)}" if left_out else ""
 
 
-def _find_members(path: Path) -> list[str]:
+def _find_members(path: Path, name: str) -> list[str]:
     try:
         return [member for member, _ in iter_members(path)]
     except READ_ERRORS as error:
-        raise make_read_error(path, error) from error
+        raise make_read_error(name, error) from error
 
 
-def _open_members(path: Path, options: LinkListOptions, name: str) -> dict[str, LinkFile]:
-    """Return the lists in an archive by the names of their files."""
-    files: dict[str, LinkFile] = {}
+def _open_members(path: Path, options: LinkListOptions, name: str) -> tuple[list[LinkFile], list[str]]:
+    """Return the lists in an archive, and the names of the other files."""
+    files: list[LinkFile] = []
+    left_out: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mlimages-lists-") as folder:
-        for member, copied in _extract_text_files(path, Path(folder)):
+        for member, copy in _extract_text_files(path, Path(folder), name):
+            shown, file_name = f"{name}/{member}", PurePosixPath(member).name
             with suppress(NoLinksError):
-                file = LinkFile(copied, options, name=f"{name}/{member}")
-                if file.has_rows:
-                    files[member] = file
-    return files
+                if copy and (file := LinkFile(copy, options, name=shown, file_name=file_name)).has_rows:
+                    files.append(file)
+                    if len(files) > MAX_LISTS:
+                        raise InputError(f"{name} has more than {MAX_LISTS} lists: {_EXTRACT_ADVICE}")
+                    continue
+            left_out.append(member)
+    return files, left_out
 
 
-def _extract_text_files(path: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Copy each visible text file of an archive to a folder of its own in `folder`; yield its name and its copy."""
+def _extract_text_files(path: Path, folder: Path, name: str) -> Iterator[tuple[str, Path | None]]:
+    """Yield the name of each file of an archive and its copy in `folder`; None instead if it is hidden or binary."""
+    num_bytes = 0
     try:
         for number, (member, file) in enumerate(iter_members(path)):
-            if is_hidden(member) or is_binary(file):
+            if is_hidden(member) or is_binary(file) or member.lower().endswith(".parquet"):
+                yield member, None
                 continue
-            copied = folder / str(number) / PurePosixPath(member).name
-            copied.parent.mkdir()
-            with copied.open("wb") as target:
-                shutil.copyfileobj(file, target)
-            yield member, copied
+            copy = folder / str(number)  # not the name in the archive, which may be no valid file name
+            with copy.open("wb") as target:
+                while block := file.read(_BLOCK_BYTES):
+                    num_bytes += target.write(block)
+                    if num_bytes > MAX_TEXT_BYTES:
+                        raise InputError(f"{name} has more than {MAX_TEXT_BYTES} bytes of text: {_EXTRACT_ADVICE}")
+            yield member, copy
     except READ_ERRORS as error:
-        raise make_read_error(path, error) from error
+        raise make_read_error(name, error) from error

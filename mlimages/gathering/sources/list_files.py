@@ -59,7 +59,7 @@ def is_archive(path: Path) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Return whether a file of an archive is hidden or one that macOS adds: `.DS_Store`, `__MACOSX/._cats.txt`."""
-    return any(part == "__MACOSX" or part.startswith(".") for part in PurePosixPath(name).parts)
+    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in PurePosixPath(name).parts)
 
 
 def iter_members(path: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
@@ -110,7 +110,7 @@ def open_list(path: Path) -> Iterator[IO[bytes]]:
         raise make_read_error(path, error) from error
 
 
-def make_read_error(path: Path, error: Exception) -> InputError:
+def make_read_error(path: str | Path, error: Exception) -> InputError:
     """Return an InputError that says why a file cannot be read; `error` is one of `READ_ERRORS`."""
     is_tar_error = isinstance(error, tarfile.TarError)
     problem = "damaged, or not a tar archive" if is_tar_error else summarize_error(error)

@@ -89,6 +89,8 @@ class LinkFile:
         path: path of the list; `-` is standard input.
         options: columns and class of the links; columns that are not specified are detected.
         name: name of the list in messages; "" for the name of the file.
+        file_name: file name after which the class is named, and whose suffix is that of the format; "" for that of
+            `path`.
 
     Attributes:
         origin: path of the list, or the argument `name` if it is given.
@@ -106,20 +108,21 @@ class LinkFile:
         MissingExtraError: see `require_parquet_extra`.
     """
 
-    def __init__(self, path: Path, options: LinkListOptions, *, name: str = "") -> None:
+    def __init__(self, path: Path, options: LinkListOptions, *, name: str = "", file_name: str = "") -> None:
         require_parquet_extra(path)
         self._path = path
         self.origin: str | Path = name or path
         self._options = options
         self.name = name or ("standard input" if path == STDIN else path.name)
-        file_class = "" if path == STDIN else normalize_class_name(path.name.split(".")[0])
+        file_name = file_name or path.name
+        file_class = "" if path == STDIN else normalize_class_name(file_name.split(".")[0])
         self._default_class = options.class_name or file_class or "images"
         self._format_description, self.num_header_lines = "", 0
         self._num_buffered_lines = sys.maxsize
         self._unclassified = 0
         self._left_out = LeftOutRows()
         self._has_long_rows = self._is_json = self._skips_comments = False
-        self._suffix = get_list_suffix(path)
+        self._suffix = get_list_suffix(Path(file_name))
         head, self._links = self._peek(self._parse_image_refs(), MAX_HEAD_ROWS)
         self.has_rows = bool(head)
         is_named_by_file = options.class_name is None and self._unclassified == len(head) > 0
