@@ -28,7 +28,7 @@ from mlimages.cli.gather_summary import NO_LINKS_MESSAGE, explain_why_no_images,
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr
 from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
-from mlimages.core import GatherError, InputError, as_path, pluralize
+from mlimages.core import GatherError, InputError, as_path, escape_unprintable, pluralize
 from mlimages.gathering import GatherOptions
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _print_link_counts(source: Any, *, as_json: bool) -> None:
         print_as_json({"classes": counts})
         return
     for label, count in counts.items():
-        print(f"{label:<50} {'unknown' if count is None else count:>9}")
+        print(f"{escape_unprintable(label):<50} {'unknown' if count is None else count:>9}")
     if not counts:
         raise GatherError(f"nothing to gather: {NO_LINKS_MESSAGE}")
     known = [count for count in counts.values() if count is not None]

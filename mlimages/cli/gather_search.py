@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from mlimages.core import escape_unprintable
 from mlimages.gathering import GatherOptions
 
 source_option = partial(typer.Option, rich_help_panel="Source")
@@ -179,7 +180,7 @@ def print_message(text: str) -> None:
     """Print a message to standard error, above the progress bar."""
     from tqdm import tqdm
 
-    tqdm.write(f"mlimages: {text}", file=sys.stderr)
+    tqdm.write(f"mlimages: {escape_unprintable(text)}", file=sys.stderr)
 
 
 _LONG_WAIT_S = 60.0

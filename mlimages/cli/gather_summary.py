@@ -129,7 +129,7 @@ def _format_counts(title: str, counts: Mapping[str, int]) -> Iterator[str]:
     rows = list(counts.items())
     shown, rest = rows[:_MAX_SHOWN_ROWS], rows[_MAX_SHOWN_ROWS:]
     yield title
-    yield from (f"  {name[:48]:<48} {count:8}" for name, count in shown)
+    yield from (f"  {escape_unprintable(name[:48]):<48} {count:8}" for name, count in shown)
     if rest:
         yield f"  {f'{len(rest)} more':<48} {sum(count for _, count in rest):8}"
     yield ""

@@ -25,6 +25,7 @@ from mlimages.gathering.sources.columns import LinkListOptions
 from mlimages.gathering.sources.list_files import MAX_LINE_LENGTH
 from mlimages.gathering.sources.lists import LinkFile
 from mlimages.gathering.sources.tables import parse_csv_rows
+from tests.conftest import RunCli
 from tests.gathering.conftest import run
 from tests.labels.test_annotations import AMBIGUOUS_COCO, coco
 from tests.servers import Site, answer, photo
@@ -589,6 +590,22 @@ def test_an_archive_of_too_many_or_too_large_lists_is_refused(
     monkeypatch.setattr(f"mlimages.gathering.sources.archived_lists.{limit}", 1)
     with pytest.raises(InputError, match=rf"lists\.zip has more than {message}: extract it"):
         count_and_tell(archive(tmp_path / "lists.zip", ANTS_AND_BEES))
+
+
+def test_names_from_lists_and_archives_are_printed_without_control_characters(
+    site: Site, tmp_path: Path, run_cli: RunCli
+) -> None:
+    site.routes = {f"/{number}.jpg": answer(photo(number)) for number in (1, 2)}
+    lists = {
+        "\x1b[2Jants.txt": site.url("/1.jpg"),
+        "\x1b[2J.csv": f"url,label\n{site.url('/2.jpg')},\x1b[2Jbees",
+        "\x1b": "",
+    }
+    words = ["gather", "urls", str(archive(tmp_path / "lists.zip", lists)), "-o", str(tmp_path / "out")]
+    for option in ("--dry-run", "--allow-private"):
+        result = run_cli(*words, option)
+        assert "\x1b" not in result.stdout + result.stderr
+        assert r"\x1b[2Jbees" in result.stdout
 
 
 def test_a_file_without_links_in_an_archive_needs_no_column(tmp_path: Path) -> None:
