@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,8 +23,10 @@ from hypothesis import strategies as st
 from mlimages.core import FetchResult, GatherError, InputError, Reason
 from mlimages.gathering import GatherOptions, read_manifest
 from mlimages.gathering.download.host_state import REFUSALS_UNTIL_PAUSED
+from mlimages.gathering.links import hash_link
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import ManifestWriter, UInt64Set, dump_row, is_manifest, parse_row
+from mlimages.gathering.store.retries import ConsecutiveRefusals
 from mlimages.gathering.store.shard_storage import strip_shard_name
 from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
@@ -162,6 +165,21 @@ def test_a_row_is_final_unless_the_link_counts_as_unfinished(
         assert (summary.open, summary.failed) == (num_open, num_links)
         rows = [row for row in read_manifest(out) if row.status == "failed"]
         assert [row.final for row in rows] == [num_open == 0] * num_links
+
+
+def test_only_links_that_are_still_refused_get_corrected_rows() -> None:
+    """An image that was requested before the first refusal does not end the refusals, although its row comes later."""
+    rows = [
+        FetchResult(f"http://x/{n}.jpg", "x", "failed", Reason.FORBIDDEN, fetched_at="2", final=n < 3)
+        for n in range(REFUSALS_UNTIL_PAUSED)
+    ]
+    stored = replace(rows[0], status="ok", reason=None, fetched_at="1")
+    refusals = ConsecutiveRefusals()
+    for row in (*rows, stored):
+        refusals.add_row(hash_link(row.label, row.url), row)
+    assert refusals.correct_earlier_rows(lambda: [stored, *rows[1:]]) == [
+        replace(row, final=False) for row in rows[1:3]
+    ]
 
 
 @pytest.mark.usefixtures("layout")

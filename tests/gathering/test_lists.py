@@ -609,7 +609,7 @@ def test_names_from_lists_and_archives_are_printed_without_control_characters(
 
 
 def test_a_file_without_links_in_an_archive_needs_no_column(tmp_path: Path) -> None:
-    members = {"README": "see LICENSE\n", "a.csv": f"photo,kind\n{A},cat\n"}
+    members = {"README": "see,LICENSE\nand,NOTICE\n", "a.csv": f"photo,kind\n{A},cat\n"}
     counts, told = count_and_tell(archive(tmp_path / "x.zip", members), url_col="photo", label_col="kind")
     assert counts == {"cat": 1}
     assert told[0] == "x.zip: left out: 1 of 2 files, which are no lists of links: README"

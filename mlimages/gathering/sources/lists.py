@@ -175,12 +175,9 @@ class LinkFile:
             example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: put each link in its own row"
         if spaced := [url for url in links if " " in url and not _SECOND_LINK.search(url)]:
-            is_without_cells = self._format_description.startswith(_LINK_PER_LINE)
-            advice = (
-                "separate classes from links by tabs"
-                if is_without_cells
-                else ("if the space is not part of the link, put what follows it into its own column")
-            )
+            advice = "if the space is not part of the link, put what follows it into its own column"
+            if self._format_description.startswith(_LINK_PER_LINE):
+                advice = "separate classes from links by tabs"
             yield f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: {advice}"
         yield from self._left_out.describe(f" in the first {len(first_links)} rows" * has_more)
         if 0 < self._unclassified < len(first_links):
