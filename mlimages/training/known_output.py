@@ -108,16 +108,16 @@ def load_known_output(files: RunFiles) -> KnownOutput | None:
         with safe_open(files.known, framework="pt") as file:
             values = json.loads(file.metadata()["mlimages"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open is no mapping
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        classes, width = tensors["means"].shape
+        score = KnownScore(classes, width, len(tensors["directions"]))
+        score.load_state_dict(tensors)
+        return KnownOutput(
+            score,
+            values["head"],
+            InDistributionCalibration(**values["known"]),
+            PredictionSetThresholds(**values["prediction_sets"]),
+        )
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: load_state_dict
         raise RunError(
             f"{files.known} cannot be read ({summarize_error(error)}): restore it, or train again"
         ) from error
-    classes, width = tensors["means"].shape
-    score = KnownScore(classes, width, len(tensors["directions"]))
-    score.load_state_dict(tensors)
-    return KnownOutput(
-        score,
-        values["head"],
-        InDistributionCalibration(**values["known"]),
-        PredictionSetThresholds(**values["prediction_sets"]),
-    )

@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from mlimages.core import RunError
+from mlimages.export import KnownScore
 from mlimages.reports import RunFiles
 from mlimages.training.known_output import load_known_output
 from tests.unprivileged import run_without_override
@@ -64,7 +67,16 @@ def test_a_file_of_a_run_that_may_not_be_read_is_named_with_the_reason(
         assert message == f"ModelError: run/{name} cannot be read as .safetensors weights: Permission denied"
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"\2\0\0\0\0\0\0\0{}"])
+def serialize(tensors: dict[str, torch.Tensor]) -> bytes:
+    return bytes(save(tensors, metadata={"mlimages": "{}"}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"version https://git-lfs.github.com/spec/v1", b"\2\0\0\0\0\0\0\0{}", serialize({}),
+     serialize({"means": torch.zeros(3)}), serialize({"means": torch.zeros(2, 3), "directions": torch.zeros(1, 3)}),
+     serialize(KnownScore(2, 3, 1).state_dict())],
+)  # fmt: skip
 def test_damaged_statistics_of_the_output_known_are_an_error_of_the_run(content: bytes, tmp_path: Path) -> None:
     files = RunFiles(tmp_path)
     files.known.write_bytes(content)
