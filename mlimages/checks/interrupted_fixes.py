@@ -18,14 +18,14 @@ _MOVES_PATTERN = ".*_moves.json"
 
 
 @contextmanager
-def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
+def record_moves(report: CheckReport, moves: Sequence[Move], *, overwrite: bool = False) -> Iterator[None]:
     """Context manager: write the planned moves to `.NAME_moves.json` beside the first label file; delete it at the end.
 
     Within the `with` block, the caller moves the files and writes the results. If the block is interrupted, or raises
     an error, the file stays, and `undo_interrupted_moves` undoes the moves.
 
     Raises:
-        InputError: there is a file with this name that mlimages did not write.
+        InputError: `overwrite` is false, and there is a file with this name that mlimages did not write.
     """
     if not moves:
         yield
@@ -33,7 +33,8 @@ def record_moves(report: CheckReport, moves: Sequence[Move]) -> Iterator[None]:
     record = _make_moves_path(report.files[0])
     rows = [[*(relative_name(path, record.parent) for path in (move.source, move.target)), move.code] for move in moves]
     labels = [relative_name(file.path, record.parent) for file in report.files]
-    write_text_output(record, json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n")
+    text = json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n"
+    write_text_output(record, text, overwrite=overwrite)
     yield
     record.unlink()
 

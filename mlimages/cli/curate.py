@@ -188,7 +188,7 @@ def check(
     moves = checks.plan_moves(report) if fix else []
     if not as_json:
         _print_report(report)
-    with checks.record_moves(report, moves if yes else ()):
+    with checks.record_moves(report, moves if yes else (), overwrite=force):
         for move in moves:  # each is printed when it is done, since the next one may fail
             if yes:
                 checks.move_files([move])

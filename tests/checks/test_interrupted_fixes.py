@@ -186,6 +186,9 @@ def test_a_file_of_a_person_with_the_name_of_the_record_is_kept(folder: Path, in
     assert "interrupted" not in done.stderr
     assert (folder / ".train_moves.json").read_text() == "mine"
     assert not (folder / "train_quarantine").exists()
+    invoke_cli("check", "train.txt", "val.txt", "--fix", "--yes", "--force")  # as the message advises
+    assert not (folder / ".train_moves.json").exists()
+    assert (folder / "train_quarantine").exists()
 
 
 def test_a_check_without_yes_moves_nothing_back(folder: Path, invoke_cli: RunCli) -> None:
