@@ -111,7 +111,7 @@ def check_options(options: Any) -> None:
 def _to_builtin(value: Any) -> Any:
     """Convert a NumPy scalar, or those in a list or tuple, to a Python scalar; return other values unchanged."""
     if isinstance(value, list | tuple):
-        return type(value)(map(_to_builtin, value))
+        return [*map(_to_builtin, value)] if isinstance(value, list) else tuple(map(_to_builtin, value))
     return value.item() if hasattr(value, "dtype") and getattr(value, "ndim", None) == 0 else value
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -110,6 +110,14 @@ def test_numpy_numbers_become_those_of_python_which_can_be_written_as_json(optio
         if kind and value is not None:
             stored = getattr(replace(options, **{field.name: kind(value)}), field.name)
             assert json.loads(json.dumps(stored)) == pytest.approx(kind(value))
+
+
+def test_a_named_tuple_is_a_tuple() -> None:
+    class Size(NamedTuple):
+        width: int
+        height: int
+
+    assert replace(CONFIG, size=Size(40, 24)).size == (40, 24)
 
 
 def test_numpy_numbers_in_preprocessing_become_those_of_python() -> None:
