@@ -196,7 +196,7 @@ def main() -> NoReturn:
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        is_file = isinstance(error, FileExistsError) and Path(error.filename).is_file()
+        is_file = isinstance(error, FileExistsError) and error.filename and Path(error.filename).is_file()
         problem = "this is a file, not a folder" if is_file else error.strerror or error
         print(f"mlimages: {where}{problem}", file=sys.stderr)
         sys.exit(1)

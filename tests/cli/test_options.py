@@ -124,20 +124,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Run `main` with a function that is interrupted in place of the command."""
+    """Run `main` with a function that ends in an error, by default an interruption, in place of the command."""
 
-    def run(command: Callable[[], None], *words: str) -> None:
+    def run(command: Callable[[], None], *words: str, exit_code: int = 130) -> None:
         for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
             monkeypatch.setattr(cli, name, lambda: None)
         monkeypatch.setattr(cli, "app", command)
         monkeypatch.setattr(sys, "argv", ["mlimages", *words])
-        with pytest.raises(SystemExit, match="130"):
+        with pytest.raises(SystemExit, match=f"^{exit_code}$"):
             cli.main()
 
     handlers = [signal.getsignal(number) for number in SIGNALS]
     yield run
     for number, handler in zip(SIGNALS, handlers, strict=True):
         signal.signal(number, handler)
+
+
+def test_an_object_that_exists_is_an_error_in_one_line(
+    run_main: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def create_object() -> None:
+        raise FileExistsError("bucket/manifest.jsonl")  # as fsspec raises it, without `filename`
+
+    run_main(create_object, "gather", exit_code=1)
+    assert capsys.readouterr().err == "mlimages: bucket/manifest.jsonl\n"
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.1])
