@@ -230,6 +230,19 @@ def test_a_page_that_cannot_work_says_why(site: Site, open_page: OpenPage) -> No
     damaged.stop()
 
 
+@pytest.mark.parametrize("name", ["model.json", "model.onnx", "ort.js", "ort.wasm"])
+def test_a_page_names_a_file_that_is_missing_or_cannot_be_reached(
+    site: Site, open_page: OpenPage, tmp_path: Path, name: str
+) -> None:
+    file = write_page(site.bundle, tmp_path / "site", runtime=site.runtime).with_name(name)
+    host = Host(tmp_path)
+    file.unlink()
+    status = status_after_loading(open_page(host.url))
+    assert f"{name} could not be loaded" in status
+    assert status.endswith("). Check the connection, or upload the whole folder again")
+    host.stop()
+
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5010495\n"
 WEB_PAGE = b"\n<!doctype html>\n<title>This page does not exist</title>"
 

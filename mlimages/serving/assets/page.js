@@ -74,7 +74,8 @@ function explainButton(backend, file, image, isUnknown) {
       box.closest("figure").prepend(image);  // the image was removed if the browser could not display the file
       image.alt = "Regions in red lower the probability when they are hidden";
       const [whole, lowest] = [found.probability.toFixed(2), found.lowest.toFixed(2)];
-      message.textContent = (isUnknown ? noneOfThese(found) : found.class_name) + ": probability " + (isUnknown ? "of " + found.class_name + " " : "") + (lowest < whole
+      const subject = isUnknown ? noneOfThese(found) + ": probability of " + found.class_name : found.class_name + ": probability";
+      message.textContent = subject + " " + (lowest < whole
         ? "falls from " + whole + " to " + lowest + " if the " + found.place + " is hidden (red: the regions that matter)"
         : whole + "; hiding a region does not lower it");
       button.remove();

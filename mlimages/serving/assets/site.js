@@ -7,9 +7,10 @@ const UNDECODABLE = "this browser cannot decode it. It may be damaged, too large
 let ort, model, session, turn = Promise.resolve();
 
 function unreachable(path, error) {
-  const advice = path.startsWith("https:") ? "Export with --ort-web to include onnxruntime-web in the folder"
-    : "Upload the whole folder again";
-  return new Error(path + " could not be loaded, or has unexpected contents (" + error.message + "). " + advice);
+  const advice = path.startsWith("https:") ? "export with --ort-web to include onnxruntime-web in the folder"
+    : "upload the whole folder again";
+  return new Error(path + " could not be loaded, or has unexpected contents (" + error.message + "). Check the connection, or "
+    + advice);
 }
 
 // An error that says what the host returned instead of an exported file.
@@ -26,7 +27,7 @@ function wrongFile(path, file, problem) {
 // `no-cache`: otherwise the browser might go on using the previous contents of a file that was uploaded again.
 async function read(path, options) {
   const response = await fetch(path, {cache: "no-cache", ...options}).catch(error => { throw unreachable(path, error); });
-  if (!response.ok) throw new Error(path + ": HTTP " + response.status);
+  if (!response.ok) throw unreachable(path, {message: "HTTP " + response.status});
   return response.arrayBuffer().catch(error => { throw unreachable(path, error); });
 }
 
