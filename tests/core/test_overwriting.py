@@ -117,7 +117,10 @@ WRITERS = {
     ),
 }  # fmt: skip
 
-TRIED_ELSEWHERE = {"fine_tune"}  # tests/training/test_edited_files.py
+TRIED_ELSEWHERE = {
+    "fine_tune",  # tests/training/test_edited_files.py
+    "record_moves",  # tests/checks/test_interrupted_fixes.py; it removes its file at the end
+}
 NEVER_REPLACED_WHEN_OURS = {"augment"}  # other settings made it
 
 
