@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from mlimages.serving.problems import ApiError, Handler
 from mlimages.serving.service import SERVICE_KEY
-from mlimages.serving.settings import ServerSettings, is_ip_address
+from mlimages.serving.settings import is_ip_address
 
 PUBLIC_ROUTES = frozenset({"/", "/healthz", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready"})
 """Routes that need no token; without a token, they reveal neither the names of the classes nor how much the model is
@@ -23,14 +23,17 @@ _PREFLIGHT_HEADERS = {
 }
 
 
-def check_access(request: web.Request, settings: ServerSettings) -> None:
+@web.middleware
+async def check_access(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Raise ApiError unless the Host header is allowed and the request has the token, if one is required."""
+    settings = request.app[SERVICE_KEY].settings
     _check_host(request, settings.allowed_hosts)
     if request.path not in PUBLIC_ROUTES and not has_valid_token(request, settings.token):
         headers = {"WWW-Authenticate": "Bearer"}
         raise ApiError(
             401, "unauthorized", "this server requires a token: send the header 'Authorization: Bearer TOKEN'", headers
         )
+    return await handler(request)
 
 
 def has_valid_token(request: web.Request, token: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 from aiohttp import web
@@ -43,9 +43,9 @@ def make_app(model: ModelSource, settings: ServerSettings | None = None) -> web.
     """
     settings = settings or ServerSettings()
     predictor = model if isinstance(model, Predictor) else Predictor(model, max_pixels=settings.max_pixels)
-    app = web.Application(middlewares=[_record_request, add_cors_headers, return_errors_as_json, _authorize_request])
+    app = web.Application(middlewares=[_record_request, add_cors_headers, return_errors_as_json, check_access])
     app[SERVICE_KEY] = Service(predictor, settings)
-    app.cleanup_ctx.append(_close_engine)
+    app.on_cleanup.append(lambda app: asyncio.to_thread(app[SERVICE_KEY].engine.close))
     app.on_response_prepare.append(_add_default_headers)
     app.add_routes(handlers.routes)
     app.add_routes(inference_protocol.routes)
@@ -112,12 +112,6 @@ async def _serve(app: web.Application, host: str, port: int, on_started: Callabl
     await runner.cleanup()
 
 
-async def _close_engine(app: web.Application) -> AsyncIterator[None]:
-    """Cleanup context of aiohttp: when the application is closed, finish the engine's images and stop its threads."""
-    yield
-    await asyncio.to_thread(app[SERVICE_KEY].engine.close)
-
-
 @web.middleware
 async def _record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count every request, including rejected ones, and log it if the settings say so.
@@ -138,17 +132,10 @@ async def _record_request(request: web.Request, handler: Handler) -> web.StreamR
         service.in_flight.discard(request.protocol)
         service.on_request_end(request.protocol)
         duration_s = time.perf_counter() - begin
-        service.metrics.count_request(resource.canonical if resource else "unknown", status)
-        service.metrics.record_stage_duration("total", duration_s)
+        service.metrics.requests.labels(resource.canonical if resource else "unknown", status).inc()
+        service.metrics.stages["total"].observe(duration_s)
         if service.settings.access_log:
             log_request(request, status=status, size_bytes=size_bytes, duration_s=duration_s)
-
-
-@web.middleware
-async def _authorize_request(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check the Host header and the token."""
-    check_access(request, request.app[SERVICE_KEY].settings)
-    return await handler(request)
 
 
 async def _add_default_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 
 from aiohttp import web
 
 from mlimages.serving.access_log import MIN_LOG_INTERVAL_S, http_logger
-from mlimages.serving.problems import make_http_error
+from mlimages.serving.problems import ApiError, make_error_code
 from mlimages.serving.service import Service
 
 logger = logging.getLogger(__name__)
@@ -27,13 +26,8 @@ MIN_IDLE_S = 1.0
 
 
 def compute_max_connections() -> int:
-    """Return the number of connections that the limit on file descriptors allows, but at least 16 and at most 1,000.
-
-    On Windows, the number is 1,000.
-    """
-    if sys.platform == "win32":
-        return 1000
-    import resource
+    """Return the number of connections that the limit on file descriptors allows, but at least 16 and at most 1,000."""
+    import resource  # missing on Windows, where `serve` does not run
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(1000, soft - _NUM_RESERVED_FILE_DESCRIPTORS)) if soft != resource.RLIM_INFINITY else 1000
@@ -113,7 +107,8 @@ class _Connection(web.RequestHandler):
         Return the response, and whether the client disconnected before the whole response was sent.
         """
         if isinstance(resp, web.Response) and resp.status >= 400 and resp.content_type == "text/plain":
-            resp = make_http_error(resp.status, resp.reason, resp.text or "").to_response(request.path)
+            message = f"the request is not valid HTTP: {(resp.text or '').strip()}"
+            resp = ApiError(resp.status, make_error_code(resp.reason), message).to_response(request.path)
             resp.force_close()
         return await super().finish_response(request, resp, start_time)
 

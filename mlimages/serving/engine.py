@@ -41,14 +41,7 @@ class EngineResult:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
-    """An image in the queue.
-
-    Attributes:
-        image: the encoded image or its pixels.
-        top: number of most probable classes to return.
-        future: future of the result.
-        queued_at_s: time at which the image was queued, from `time.perf_counter`.
-    """
+    """An image in the queue, since the time `queued_at_s` of `time.perf_counter`; `top` classes are to be returned."""
 
     image: ImageData
     top: int

@@ -7,7 +7,6 @@ import base64
 import io
 import time
 from dataclasses import asdict
-from typing import Literal
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -45,7 +44,7 @@ async def predict(request: web.Request) -> web.Response:
     uploads = await read_uploads(request, service.settings)
     bundle = service.bundle
     top = _parse_top(request, len(bundle.class_names))
-    service.metrics.record_stage_duration("read", time.perf_counter() - begin)
+    service.metrics.stages["read"].observe(time.perf_counter() - begin)
     results = await service.predict([upload.data for upload in uploads], top=top)
     first = results[0]
     if isinstance(first, ApiError) and all(isinstance(result, ApiError) for result in results):
@@ -91,20 +90,15 @@ def _encode_overlay(explanation: Explanation) -> str:
 async def get_health(request: web.Request) -> web.Response:
     """Return the state of the service; also details of the model if the request has the token or none is required."""
     service = request.app[SERVICE_KEY]
-    status: Literal["ok", "stopping"] = "stopping" if service.is_stopping else "ok"
-    if not has_valid_token(request, service.settings.token):
-        return _make_json_response(schemas.Health(status=status))
-    bundle = service.bundle
-    thresholds = {"thresholds": bundle.thresholds} if bundle.multi_label else {"threshold": bundle.unknown_below}
-    return _make_json_response(
-        schemas.Health(
-            status=status,
-            model=bundle.model,
-            classes=list(bundle.class_names),
-            explain=service.settings.explain,
-            **thresholds,
-        )
-    )
+    health = schemas.Health(status="stopping" if service.is_stopping else "ok")
+    if has_valid_token(request, service.settings.token):
+        bundle = service.bundle
+        health.model, health.classes, health.explain = bundle.model, list(bundle.class_names), service.settings.explain
+        if bundle.multi_label:
+            health.thresholds = list(bundle.thresholds)
+        else:
+            health.threshold = bundle.unknown_below
+    return _make_json_response(health)
 
 
 @routes.get("/metrics")

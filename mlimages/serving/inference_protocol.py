@@ -17,6 +17,7 @@ from mlimages.core import Prediction
 from mlimages.inference import INPUT, KNOWN, KNOWN_THRESHOLD, PREDICTION_SET_LEVEL, PROBABILITIES, OnnxBundle
 from mlimages.serving import schemas
 from mlimages.serving.bodies import read_body
+from mlimages.serving.openapi import MODEL_PATHS
 from mlimages.serving.problems import ApiError
 from mlimages.serving.service import SERVICE_KEY, Service
 
@@ -25,8 +26,7 @@ VERSION = "1"
 
 _LENGTH_HEADER = "Inference-Header-Content-Length"
 
-
-_MODEL, _MODEL_VERSION = "/v2/models/{name}", "/v2/models/{name}/versions/{version}"
+_MODEL, _MODEL_VERSION = MODEL_PATHS
 
 routes = web.RouteTableDef()
 
@@ -84,7 +84,8 @@ async def infer(request: web.Request) -> web.Response:
     try:
         inference_request, images = await asyncio.to_thread(_parse_request, body, request.headers.get(_LENGTH_HEADER))
     except ValidationError as error:
-        message = _get_first_message(error)
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
         if "trailing characters" in message and _LENGTH_HEADER not in request.headers:
             message += (
                 f"; if binary data follows the JSON, send the header {_LENGTH_HEADER} with the length of the JSON"
@@ -155,12 +156,6 @@ def _parse_request(body: bytes, header_length: str | None) -> tuple[schemas.Infe
     return inference_request, values.reshape(tensor.shape)
 
 
-def _get_first_message(error: ValidationError) -> str:
-    """Return where in the JSON the first error is, and its message."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-
-
 def _parse_pixels(data: object) -> NDArray[np.uint8]:
     """Return the pixels from the JSON value `data`; raise ValueError if they are not integers from 0 to 255."""
     try:
@@ -219,25 +214,14 @@ def _encode_output(
     """Return an output with its values as JSON, and these values as bytes; the caller sends one of the two."""
     name, count = requested_output.name, min(requested_output.parameters.classification, len(class_names))
     if count and name == PROBABILITIES:
-        texts = [text for row in values for text in _format_top_classes(row, class_names, count)]
+        tops = [(row, label) for row in values for label in (-row).argsort(kind="stable")[:count].tolist()]
+        texts = [f"{row[label]:f}:{label}:{class_names[label]}" for row, label in tops]  # as Triton formats classes
         output = schemas.ResponseOutput(name=name, datatype="BYTES", shape=[len(values), count], data=texts)
-        return output, b"".join(map(_encode_bytes_element, texts))
+        # each element of a BYTES tensor follows its length in four bytes
+        return output, b"".join(len(data).to_bytes(4, "little") + data for data in map(str.encode, texts))
     datatype: Literal["BOOL", "FP32"] = "BOOL" if values.dtype == bool else "FP32"
     flat = values.ravel().tolist()
     return schemas.ResponseOutput(name=name, datatype=datatype, shape=list(values.shape), data=flat), values.tobytes()
-
-
-def _format_top_classes(row: NDArray[np.float32], class_names: tuple[str, ...], num_classes: int) -> list[str]:
-    """Return the most probable classes in the format of Triton's classification extension."""
-    return [
-        f"{row[label]:f}:{label}:{class_names[label]}" for label in (-row).argsort(kind="stable")[:num_classes].tolist()
-    ]
-
-
-def _encode_bytes_element(text: str) -> bytes:
-    """Encode an element of a BYTES tensor: its length in four bytes, little-endian, then the text."""
-    data = text.encode()
-    return len(data).to_bytes(4, "little") + data
 
 
 def _make_json_response(body: BaseModel, *, status: int = 200) -> web.Response:

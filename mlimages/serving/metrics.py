@@ -19,17 +19,22 @@ class Metrics:
 
     Args:
         count_queued: returns the number of images in the queue.
+
+    Attributes:
+        requests: finished requests, by route and status.
+        images: images, by result: `ok` or an error code.
+        stages: durations in seconds, by stage (see `REQUEST_STAGES`).
     """
 
     def __init__(self, count_queued: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        self.requests = Counter(
             "mlimages_requests",
             "Completed requests, by route and status.",
             ("route", "status"),
             registry=self._registry,
         )
-        self._images = Counter(
+        self.images = Counter(
             "mlimages_images", "Processed images, by result: ok or an error code.", ("result",), registry=self._registry
         )
         queue = Gauge("mlimages_queue_images", "Images in the queue.", registry=self._registry)
@@ -41,19 +46,7 @@ class Metrics:
             registry=self._registry,
             buckets=BUCKETS_S,
         )
-        self._stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
-
-    def count_request(self, route: str, status: int) -> None:
-        """Count a finished request."""
-        self._requests.labels(route, status).inc()
-
-    def count_image(self, result_code: str) -> None:
-        """Count an image by its result: `ok` or an error code."""
-        self._images.labels(result_code).inc()
-
-    def record_stage_duration(self, stage: str, seconds: float) -> None:
-        """Record the duration in seconds of one of `REQUEST_STAGES`."""
-        self._stages[stage].observe(seconds)
+        self.stages = {stage: stages.labels(stage) for stage in REQUEST_STAGES}
 
     def to_text(self) -> bytes:
         """Return all metrics in Prometheus' text format, version 0.0.4."""

@@ -54,11 +54,6 @@ def make_too_large_error(max_bytes: int) -> ApiError:
     return ApiError(413, "too-large", f"the request is larger than {max_bytes} bytes", {"Connection": "close"})
 
 
-def make_http_error(status: int, reason: str, message: str) -> ApiError:
-    """Return the error for a request that aiohttp rejects before it reaches the application."""
-    return ApiError(status, _make_error_code(reason), f"the request is not valid HTTP: {message.strip()}")
-
-
 @web.middleware
 async def return_errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Convert every error to a JSON response without details of the server; pass on a ConnectionError unchanged."""
@@ -71,7 +66,7 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         message = f"{request.method} {request.path}: {error.reason}; see /openapi.json for all routes"
-        return ApiError(error.status, _make_error_code(error.reason), message, headers).to_response(request.path)
+        return ApiError(error.status, make_error_code(error.reason), message, headers).to_response(request.path)
     except ConnectionError:
         raise
     except Exception:  # a bug: respond with JSON here too, and log the traceback
@@ -79,6 +74,6 @@ async def return_errors_as_json(request: web.Request, handler: Handler) -> web.S
         return make_internal_error().to_response(request.path)
 
 
-def _make_error_code(reason: str) -> str:
+def make_error_code(reason: str) -> str:
     """Convert the reason phrase of an HTTP status to an error code: `Not Found` -> `not-found`."""
     return (reason or "error").lower().replace(" ", "-")

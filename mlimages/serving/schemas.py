@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from mlimages.inference import INPUT, KNOWN, PROBABILITIES
 
@@ -20,15 +20,12 @@ from the logits."""
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 
 
-def _replace_none_with_dict(value: Any) -> Any:
-    return {} if value is None else value
+_NoneAsDict = BeforeValidator(lambda value: {} if value is None else value)
 
 
 class Schema(BaseModel):
     """Base class of the pydantic models of this module; unknown keys in requests are ignored, as the Open Inference
     Protocol requires."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
 
 class ErrorDetail(Schema):
@@ -215,7 +212,7 @@ class RequestInput(Schema):
     name: Literal[INPUT]  # type: ignore[valid-type]  # mypy does not look through the constant
     datatype: Literal["UINT8"]
     shape: tuple[PositiveInt, PositiveInt, PositiveInt, Literal[3]]
-    parameters: Annotated[InputParameters, BeforeValidator(_replace_none_with_dict)] = InputParameters()
+    parameters: Annotated[InputParameters, _NoneAsDict] = InputParameters()
     data: Any = Field(default=None, description="Integers from 0 to 255, flat or nested.")
 
 
@@ -239,7 +236,7 @@ class RequestOutput(Schema):
     """An output to return. The parameter `classification` has no effect on outputs other than `probabilities`."""
 
     name: Literal[PROBABILITIES, KNOWN, PREDICTION_SET]  # type: ignore[valid-type]
-    parameters: Annotated[OutputParameters, BeforeValidator(_replace_none_with_dict)] = OutputParameters()
+    parameters: Annotated[OutputParameters, _NoneAsDict] = OutputParameters()
 
 
 class RequestParameters(Schema):
@@ -258,7 +255,7 @@ class InferRequest(Schema):
     id: str | None = Field(default=None, coerce_numbers_to_str=True)
     inputs: Annotated[list[RequestInput], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[RequestOutput], Field(max_length=3), BeforeValidator(lambda value: value or [])] = []
-    parameters: Annotated[RequestParameters, BeforeValidator(_replace_none_with_dict)] = RequestParameters()
+    parameters: Annotated[RequestParameters, _NoneAsDict] = RequestParameters()
 
 
 class ResponseOutput(Schema):

@@ -93,7 +93,7 @@ class Service:
             raise make_timeout_error() from error
         results = [self._make_prediction_or_error(outcome) for outcome in outcomes]
         for result in results:
-            self.metrics.count_image(result.code if isinstance(result, ApiError) else "ok")
+            self.metrics.images.labels(result.code if isinstance(result, ApiError) else "ok").inc()
         return results
 
     async def explain(self, image: bytes) -> Explanation:
@@ -117,9 +117,9 @@ class Service:
             logger.error("cannot classify an image", exc_info=outcome)
             return make_internal_error()
         timed = outcome.timed_result
-        self.metrics.record_stage_duration("queue", outcome.queue_s)
-        self.metrics.record_stage_duration("decode", timed.decode_s)
-        self.metrics.record_stage_duration("network", timed.inference_s)
+        self.metrics.stages["queue"].observe(outcome.queue_s)
+        self.metrics.stages["decode"].observe(timed.decode_s)
+        self.metrics.stages["network"].observe(timed.inference_s)
         if isinstance(timed.result, BrokenImage):
             return ApiError(422, timed.result.fault, timed.result.detail)
         return timed.result

@@ -233,7 +233,6 @@ async function classify(file) {
   return {
     known: known || model.threshold
       ? (!known || known[0] >= model.known_at) && probabilities[order[0]] >= model.threshold : null,
-    known_score: known ? known[0] : null,
     prediction_set: set && set.map(label => model.classes[label]),
     top: order.slice(0, model.top).map(name),
   };
@@ -266,7 +265,7 @@ async function explain(file) {
   const lowest = Math.min(...hidden), at = hidden.indexOf(lowest);
   const third = n => Math.floor(3 * (2 * n + side) / (2 * (grid + side - 1)));
   return {
-    class_name: model.classes[label], probability: whole[label], lowest, hidden,
+    class_name: model.classes[label], probability: whole[label], lowest,
     place: PLACES[third(Math.floor(at / grid))][third(at % grid)],
     overlay: overlay(image, hidden.map(one => whole[label] - one)),
   };
