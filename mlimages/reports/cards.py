@@ -23,8 +23,6 @@ from mlimages.reports.preprocessing_code import OPEN_IMAGE, describe_preprocessi
 
 MODEL_CARD_NAME = "README.md"
 
-_SPLIT_NAMES = {"train": "training", "val": "validation"}
-
 
 def write_model_card(bundle: OnnxBundle) -> Path | None:
     """Write the model card beside the .onnx file and return its path; None if a README.md exists that mlimages did not
@@ -111,8 +109,9 @@ def _describe_data(bundle: OnnxBundle) -> Iterator[str]:
         yield f"| {_escape_markdown(name)} | {counts[0]} | {counts[1]} |"
     yield f"| {'labels' if bundle.multi_label else 'total'} | {sum(train)} | {sum(val)} |"
     if bundle.multi_label:
-        sizes = (f"{provenance.split_sizes.get(name, 0)} {text} images" for name, text in _SPLIT_NAMES.items())
-        yield f"\n{' and '.join(sizes)}; an image is counted once for each of its labels."
+        num_train, num_val = (provenance.split_sizes.get(name, 0) for name in ("train", "val"))
+        sizes = f"{num_train} training images and {num_val} validation images"
+        yield f"\n{sizes}; an image is counted once for each of its labels."
     if provenance.licenses:
         yield "\n| licence, as recorded by `mlimages gather` | images |\n|---|---|"
         yield from (f"| {_escape_markdown(licence)} | {count} |" for licence, count in provenance.licenses.items())

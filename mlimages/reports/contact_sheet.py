@@ -243,7 +243,6 @@ def _make_template_row(row: SheetRow) -> dict[str, object]:
 
 
 def _draw_png(rows: Sequence[SheetRow], *, title: str, note: str) -> Image.Image:
-    """Draw the sheet as one image, with a row of tiles for each class."""
     side = _choose_tile_side(rows)
     columns = max(len(row.tiles) for row in rows)
     width = 2 * _MARGIN_PX + max(columns * (side + _GAP_PX), 420)

@@ -74,7 +74,9 @@ class _GraphTensors:
 
     def __init__(self, graph: Any) -> None:
         values = (*graph.input, *graph.value_info, *graph.output)
-        self.shapes: dict[str, Shape] = {value.name: _get_tensor_shape(value) for value in values}
+        self.shapes: dict[str, Shape] = {
+            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:] for value in values
+        }  # unknown dimensions are 0
         self.weights: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         # int8 weights reach their layer through a DequantizeLinear
         self.sources = {node.output[0]: node.input[0] for node in graph.node
@@ -82,20 +84,21 @@ class _GraphTensors:
 
     def make_layer(self, node: Any) -> Layer | None:
         """Return a row of the summary for a node; None if it is neither pooling nor a layer with weights."""
+        kind = _LAYER_TYPES.get(node.op_type)
         names = [self.sources.get(name, name) for name in node.input]
         held = [name for name in names[1:] if name in self.weights]
         held.sort(key=lambda name: -math.prod(self.weights[name]))  # QLinearConv has scales before the weight
-        if node.op_type not in _LAYER_TYPES or not (held or _LAYER_TYPES[node.op_type] == "pool"):
+        if kind is None or not (held or kind == "pool"):
             return None
         output, given = self.shapes.get(node.output[0], ()), self.shapes.get(node.input[0], ())
         window = _make_window(node, given, output)
         return Layer(
             name=_find_module_path(held[0] if held else node.name),
-            kind=_LAYER_TYPES[node.op_type],
+            kind=kind,
             output=output,
             parameters=sum(math.prod(self.weights[name]) for name in held),
             state="",
-            multiply_adds=self._count_multiply_adds(node.op_type, held, output),
+            multiply_adds=self._count_multiply_adds(kind, held, output),
             arithmetic=window.width_formula(given[-1]) if window else _describe_last_dim_change(given, output),
             even=window is None or window.exact_output_width(given[-1]).denominator == 1,
             lost_px=window.lost_px(given[-1]) if window else 0,
@@ -115,17 +118,11 @@ class _GraphTensors:
         is_channels_last = first[2] in (1, 3) and first[0] not in (1, 3)
         return (first[2], first[0], first[1]) if is_channels_last else (first[0], first[1], first[2])
 
-    def _count_multiply_adds(self, layer_type: str, weight_names: list[str], output_shape: Shape) -> int:
-        if _LAYER_TYPES[layer_type] not in ("conv", "linear"):
+    def _count_multiply_adds(self, kind: str, weight_names: list[str], output_shape: Shape) -> int:
+        if kind not in ("conv", "linear"):
             return 0
-        weight = self.weights[weight_names[0]]
-        positions = math.prod(output_shape[1:]) if _LAYER_TYPES[layer_type] == "conv" else math.prod(output_shape[:-1])
-        return math.prod(weight) * positions
-
-
-def _get_tensor_shape(value: Any) -> Shape:
-    """Return the shape without the batch dimension; unknown dimensions are 0."""
-    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)[1:]
+        positions = output_shape[1:] if kind == "conv" else output_shape[:-1]
+        return math.prod((*self.weights[weight_names[0]], *positions))
 
 
 def _find_module_path(weight_name: str) -> str:
@@ -154,11 +151,8 @@ def _describe_last_dim_change(input_shape: Shape, output_shape: Shape) -> str:
 
     The last dimension is the width of a feature map in pixels, or the number of features.
     """
-    return (
-        f"{input_shape[-1]} -> {output_shape[-1]}"
-        if input_shape and output_shape and input_shape[-1] != output_shape[-1]
-        else ""
-    )
+    is_changed = input_shape and output_shape and input_shape[-1] != output_shape[-1]
+    return f"{input_shape[-1]} -> {output_shape[-1]}" if is_changed else ""
 
 
 def _describe_interface(model: Any) -> str:

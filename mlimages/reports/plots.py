@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,7 @@ from mlimages.core import (
 )
 from mlimages.images import CLASS_INDICES_NOTE, find_font_families, replace_undrawable_names
 from mlimages.reports.comparison import ComparedRun, make_run_names
-from mlimages.reports.model_scores import ModelScores
-from mlimages.reports.probe_result import ProbeResult
+from mlimages.reports.probe_result import ModelScores, ProbeResult
 
 try:
     import matplotlib as mpl
@@ -99,31 +97,31 @@ def plot_curves(epochs: Sequence[EpochMetrics], *, metrics: Sequence[str] = (), 
     return _draw_side_by_side([partial(draw_curve, metric=name) for name in names])
 
 
+@mpl.rc_context(_MATPLOTLIB_STYLE)
 def plot_confusion_matrix(confusion: ConfusionMatrix, names: Sequence[str]) -> Figure:
     """Plot counts by true class (rows) and predicted class (columns), coloured by their share of the row.
 
     If there are at most 40 classes, the counts are also written into the cells.
     """
     size = min(2.5 + 0.55 * len(names), 24)
-    with mpl.rc_context(_MATPLOTLIB_STYLE):
-        figure = Figure(figsize=(size + 1, size), layout="constrained")
-        axes = figure.subplots()
-        shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
-        note = ""
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if len(names) <= MAX_NAMED_CLASSES:
-            shown = replace_undrawable_names(names)
-            note = "" if shown == list(names) else f"\n({CLASS_INDICES_NOTE})"
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=find_font_families(shown))
-        if len(names) > 3 or max(map(len, names), default=0) > 10:
-            axes.tick_params("x", rotation=45, rotation_mode="xtick")
-        axes.set(xlabel=f"predicted class{note}", ylabel="true class")
-        axes.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axes, label="share of the class's images", shrink=0.8).outline.set_visible(False)
-        if len(names) <= 40:
-            _draw_cell_labels(axes, confusion, shares)
-        return figure
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
+    note = ""
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= MAX_NAMED_CLASSES:
+        shown = replace_undrawable_names(names)
+        note = "" if shown == list(names) else f"\n({CLASS_INDICES_NOTE})"
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(range(len(names)), list(map(_shorten_name, shown)), family=find_font_families(shown))
+    if len(names) > 3 or max(map(len, names), default=0) > 10:
+        axes.tick_params("x", rotation=45, rotation_mode="xtick")
+    axes.set(xlabel=f"predicted class{note}", ylabel="true class")
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label="share of the class's images", shrink=0.8).outline.set_visible(False)
+    if len(names) <= 40:
+        _draw_cell_labels(axes, confusion, shares)
+    return figure
 
 
 def save_probe_plot(result: ProbeResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -188,6 +186,7 @@ def draw_comparison_svg(runs: Sequence[ComparedRun]) -> str:
     return to_svg(_draw_side_by_side([draw_score_by_run], height=1.2 + 0.35 * len(runs)), label=label)
 
 
+@mpl.rc_context(_MATPLOTLIB_STYLE)
 def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a figure as PNG with a white background.
 
@@ -195,9 +194,10 @@ def save_png(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = 
         InputError: `path` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
     with write_output(as_path(path), overwrite=overwrite) as part:
-        _save_figure(figure, part, format="png", dpi=130, facecolor="white")
+        figure.savefig(part, format="png", dpi=130, facecolor="white")
 
 
+@mpl.rc_context(_MATPLOTLIB_STYLE)
 def to_svg(figure: Figure, *, label: str) -> str:
     """Return a figure as a transparent SVG element, whose text can be selected and has the page's text colour.
 
@@ -208,28 +208,23 @@ def to_svg(figure: Figure, *, label: str) -> str:
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser uses its own fonts
-        _save_figure(figure, out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = out.getvalue().replace(TEXT_COLOR, "currentColor")
     drawing = drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
     return re.sub(r' (width|height)="[0-9.]+pt"', "", drawing, count=2)  # scale to the width of the page
 
 
-def _save_figure(figure: Figure, target: Path | io.StringIO, **options: Any) -> None:
-    with mpl.rc_context(_MATPLOTLIB_STYLE):
-        figure.savefig(target, **options)
-
-
+@mpl.rc_context(_MATPLOTLIB_STYLE)
 def _draw_side_by_side(plots: Sequence[DrawFunction], *, height: float = 3.6) -> Figure:
     """Draw the plots side by side. If a plot has a legend, it is below the plot."""
-    with mpl.rc_context(_MATPLOTLIB_STYLE):
-        figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
-        for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
-            draw(axes)
-            handles, labels = axes.get_legend_handles_labels()
-            if handles:
-                axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
-                            columnspacing=1.2, handlelength=1.5, fontsize=9)  # fmt: skip
-        return figure
+    figure = Figure(figsize=(4.8 * len(plots), height), layout="constrained")
+    for axes, draw in zip(figure.subplots(1, len(plots), squeeze=False)[0], plots, strict=True):
+        draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if handles:
+            axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
+                        columnspacing=1.2, handlelength=1.5, fontsize=9)  # fmt: skip
+    return figure
 
 
 def _draw_curve(axes: Axes, epochs: Sequence[EpochMetrics], metric: str, num_val_images: int) -> None:

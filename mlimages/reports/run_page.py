@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -231,19 +231,14 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
     if len(items) > MAX_IMAGES_TO_COMPARE or any(item.labels is not None for item in items[:1]):
         return []
     label_of = {item.path: item.label for item in items}
-    groups: dict[int, list[Path]] = {}
-    for path, number in group_duplicates(label_of).items():
-        groups.setdefault(number, []).append(path)
-    candidates = (_choose_one_image_per_class(sorted(paths), label_of) for _, paths in sorted(groups.items()))
+    groups: dict[int, dict[int, Path]] = {}
+    for path, number in sorted(group_duplicates(label_of).items(), reverse=True):
+        groups.setdefault(number, {})[label_of[path]] = path  # finally the first path of each class
+    conflicts = (list(paths.values())[::-1] for _, paths in sorted(groups.items()) if len(paths) > 1)
     return [
         pages.GalleryTile(
             tuple(pages.embed_thumbnail(path, run.preprocessing.image) for path in paths),
             tuple(f"{run.class_names[label_of[path]]} {path.parent.name}/{path.name}" for path in paths),
         )
-        for paths in islice((paths for paths in candidates if len(paths) > 1), pages.MAX_TILES)
+        for paths in islice(conflicts, pages.MAX_TILES)
     ]
-
-
-def _choose_one_image_per_class(paths: Sequence[Path], labels: Mapping[Path, int]) -> list[Path]:
-    """Return the first image of each class."""
-    return list({labels[path]: path for path in reversed(paths)}.values())[::-1]
