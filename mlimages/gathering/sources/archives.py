@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO
 
 import aiohttp
 
 from mlimages.gathering.sources.list_files import READ_ERRORS, make_read_error
 
 _BLOCK_BYTES = tarfile.BLOCKSIZE
+_SKIPPED_BYTES = 2**20  # how much of a skipped file is in memory at once
 _MAX_ATTEMPTS = 5
 _GZIP_SUFFIXES = (".gz", ".tgz")
 _ARCHIVE_SUFFIXES = (".tar", ".zip", *_GZIP_SUFFIXES)
@@ -25,11 +25,11 @@ MAX_MEMBER_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A regular file in a tar.
+    """A regular file in a `RemoteTar`.
 
     Attributes:
-        name: path in the tar, or only the file name if the tar is a `RemoteTar`.
-        offset, size: start of the content in the outermost tar, and its length, in bytes.
+        name: file name, without the path in the tar.
+        offset, size: start of the content in the tar, and its length, in bytes.
     """
 
     name: str
@@ -71,17 +71,23 @@ def iter_entries(path: Path) -> Iterator[ArchiveEntry]:
                 yield ArchiveEntry(inner.as_uri(), f"{folder}/{inner.name}", read)
         return
     try:
-        for name, load in _iter_zip_entries(path) if path.suffix == ".zip" else _iter_tar_entries(path):
+        for name, load in _iter_archive(path):
             yield ArchiveEntry(f"{path.absolute().as_uri()}#{name}", f"{path.name.partition('.')[0]}/{name}", load)
     except READ_ERRORS as error:
         raise make_read_error(path, error) from error
 
 
-def _iter_zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
-                yield info.filename, partial(asyncio.to_thread, _read_zip_member, path, info.filename)
+def _iter_archive(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    """Yield the path and the `load` function of each regular file of a zip or a tar, and of the tars in a tar."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as zipped:
+            for info in zipped.infolist():
+                if not info.is_dir() and info.file_size <= MAX_MEMBER_BYTES:
+                    yield info.filename, partial(asyncio.to_thread, _read_zip_member, path, info.filename)
+        return
+    is_compressed = path.suffix in _GZIP_SUFFIXES
+    with tarfile.open(path, "r|gz" if is_compressed else "r:") as archive:
+        yield from _iter_tar(archive, None if is_compressed else path)
 
 
 def _read_zip_member(path: Path, name: str) -> bytes:
@@ -89,45 +95,26 @@ def _read_zip_member(path: Path, name: str) -> bytes:
         return archive.read(name)
 
 
-def _iter_tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    if path.suffix in _GZIP_SUFFIXES:
-        with tarfile.open(path, "r|gz") as archive:
-            yield from _iter_stream_entries(archive)
-        return
-    with path.open("rb") as file:
-        for prefix, member in _iter_tar_members(file, 0):
-            yield prefix + member.name, partial(asyncio.to_thread, _read_tar_member, path, member)
+def _iter_tar(
+    archive: tarfile.TarFile, path: Path | None, offset: int = 0
+) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
+    """Do what `_iter_archive` does for an open tar.
 
+    The path of a file in the nested tar `n02123394.tar` begins with `n02123394/`.
 
-def _iter_stream_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, Callable[[], Awaitable[bytes]]]]:
-    """Yield the path and the `load` function of each file of a compressed tar, and of the tars in it."""
-    for info in archive:
-        if not info.isreg() or not (file := archive.extractfile(info)):
-            continue
-        if info.name.endswith(".tar"):
-            with tarfile.open(fileobj=file, mode="r|") as inner:
-                for name, load in _iter_stream_entries(inner):
-                    yield f"{Path(info.name).stem}/{name}", load
-        elif info.size <= MAX_MEMBER_BYTES:
-            yield info.name, partial(return_data, file.read())
-
-
-def _iter_tar_members(file: IO[bytes], offset: int) -> Iterator[tuple[str, TarMember]]:
-    """Yield (path prefix, member) for each regular file of the tar at `offset` in `file`, and of the tars in that tar.
-
-    For a file in the nested tar `n02123394.tar`, the prefix is `n02123394/`. For a file that is in no nested tar, it is
-    empty. The offset of a `TarMember` counts from the start of `file`.
+    Args:
+        archive: the tar; it starts at `offset` in the outermost tar.
+        path: path of the outermost tar, from which `load` reads; None if it is compressed, so files are read at once.
     """
-    file.seek(offset)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for info in archive:
-            if info.isreg() and info.name.endswith(".tar"):
-                after = file.tell()
-                for prefix, member in _iter_tar_members(file, info.offset_data):
-                    yield f"{Path(info.name).stem}/{prefix}", member
-                file.seek(after)
-            elif info.isreg():
-                yield "", TarMember(info.name, info.offset_data, info.size)
+    for info in filter(tarfile.TarInfo.isreg, archive):
+        if info.name.endswith(".tar"):
+            with tarfile.open(fileobj=archive.extractfile(info), mode="r:" if path else "r|") as inner:
+                for name, load in _iter_tar(inner, path, offset + info.offset_data):
+                    yield f"{Path(info.name).stem}/{name}", load
+        elif path:
+            yield info.name, partial(asyncio.to_thread, _read_range, path, offset + info.offset_data, info.size)
+        elif info.size <= MAX_MEMBER_BYTES and (file := archive.extractfile(info)):
+            yield info.name, partial(return_data, file.read())
 
 
 async def return_data(data: bytes) -> bytes:
@@ -135,10 +122,10 @@ async def return_data(data: bytes) -> bytes:
     return data
 
 
-def _read_tar_member(path: Path, member: TarMember) -> bytes:
+def _read_range(path: Path, offset: int, size: int) -> bytes:
     with path.open("rb") as file:
-        file.seek(member.offset)
-        return file.read(member.size)
+        file.seek(offset)
+        return file.read(size)
 
 
 class RemoteTar:
@@ -154,23 +141,20 @@ class RemoteTar:
         self._url = url
         self._at = 0
         self._buffer = bytearray()
-        self._chunks: AsyncIterator[bytes] | None = None
+        self._chunks = self._read_chunks()
 
     async def members(self) -> AsyncIterator[tuple[TarMember, bytes]]:
         """Yield each regular file of at most `MAX_MEMBER_BYTES` and its bytes, in order."""
-        self._chunks = self._read_chunks()
-        while True:
-            header = await self._read_exactly(_BLOCK_BYTES)
-            if not header.strip(b"\0"):
-                return
+        while (header := await self._read_exactly(_BLOCK_BYTES)).strip(b"\0"):
             info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
             offset = self._at
             padded = -(-info.size // _BLOCK_BYTES) * _BLOCK_BYTES
             if info.isreg() and info.size <= MAX_MEMBER_BYTES:
                 data = await self._read_exactly(padded)
                 yield TarMember(Path(info.name).name, offset, info.size), bytes(data[: info.size])
-            else:
-                await self._skip(padded)
+                continue
+            while padded:
+                padded -= len(await self._read_exactly(min(padded, _SKIPPED_BYTES)))
 
     async def read(self, member: TarMember) -> bytes:
         """Read the bytes of one member in a separate request."""
@@ -183,25 +167,12 @@ class RemoteTar:
 
     async def _read_exactly(self, size: int) -> bytearray:
         while len(self._buffer) < size:
-            await self._read_next_chunk()
+            if (chunk := await anext(self._chunks, None)) is None:
+                raise tarfile.ReadError("the archive is truncated")
+            self._buffer += chunk
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         self._at += size
         return taken
-
-    async def _skip(self, size: int) -> None:
-        self._at += size
-        while size > len(self._buffer):
-            size -= len(self._buffer)
-            self._buffer.clear()
-            await self._read_next_chunk()
-        del self._buffer[:size]
-
-    async def _read_next_chunk(self) -> None:
-        assert self._chunks
-        try:
-            self._buffer += await anext(self._chunks)
-        except StopAsyncIteration:
-            raise tarfile.ReadError("the archive is truncated") from None
 
     async def _read_chunks(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the file in chunks; after a broken connection, request the rest."""
