@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from random import Random
 from types import SimpleNamespace
@@ -14,11 +14,8 @@ from mlimages.core import Reason
 from mlimages.gathering.download import host_limits
 from mlimages.gathering.download.host_limits import Host, Hosts
 from mlimages.gathering.download.host_state import (
-    FAILURES_UNTIL_PAUSED,
-    GIVE_UP_AFTER_S,
-    REFUSALS_UNTIL_PAUSED,
+    HostState,
     record_failure,
-    record_refusal,
     record_response,
     record_throttling,
 )
@@ -41,8 +38,12 @@ def use(hosts: Hosts, held: ExitStack, name: str, label: str = "") -> Host:
     return held.enter_context(hosts.use_host(f"{name}.example:443", URL.format(name), label))
 
 
+def update(host: Host, now: float, record: Callable[..., HostState], **event: object) -> None:
+    host.set_state(record(host.state, now, requested_at=now, **event))
+
+
 def pause(host: Host, clock: SimpleNamespace) -> None:
-    host.update_state(record_failure, requested_at=clock.now, link="link", reason=Reason.REFUSED)
+    update(host, clock.now, record_failure, link="link", reason=Reason.REFUSED)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -61,7 +62,7 @@ def test_links_are_counted_as_over_all_of_them(clock: SimpleNamespace, seed: int
         elif step == "pause":
             pause(rng.choice(links)[0], clock)
         else:
-            rng.choice(links)[0].update_state(record_response, requested_at=clock.now, is_redirect=False)
+            update(rng.choice(links)[0], clock.now, record_response)
         waiting = [(name, label) for host, name, label, _ in links if host.state.is_paused]
         running = Counter(name for host, name, *_ in links if not host.state.is_paused)
         assert hosts.num_paused_links == len(waiting)
@@ -117,7 +118,7 @@ def test_hosts_that_ask_to_wait_longer_than_the_maximum_and_a_second_are_named(
     hosts = Hosts(LinkPartition(), max_wait_s)
     with ExitStack() as held:
         pause(use(hosts, held, "b"), clock)
-        use(hosts, held, "a").update_state(record_throttling, requested_at=clock.now, retry_after_s=retry_after_s)
+        update(use(hosts, held, "a"), clock.now, record_throttling, retry_after_s=retry_after_s)
         assert hosts.long_pause_s_by_host == waits
 
 
@@ -128,7 +129,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             host = use(hosts, held, "a")
             use(hosts, held, "b")  # another host is in use, so there is no deadline
             assert await host.wait_for_turn()
-            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
+            update(host, clock.now, record_response)
             pause(host, clock)
             clock.now += 1.0
             host.record_site_rules_request()
@@ -143,7 +144,7 @@ def test_a_host_is_asked_by_one_task_at_a_time_until_it_answers(clock: SimpleNam
             host.record_unsent_request()
             await asyncio.wait(others, return_when="FIRST_COMPLETED")
             assert [task.done() for task in others].count(True) == 1
-            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
+            update(host, clock.now, record_response)
             assert await asyncio.gather(*others) == [True, True]
             assert not host.state.is_paused
 
@@ -155,32 +156,13 @@ def test_links_on_paused_hosts_fail_at_the_deadline(clock: SimpleNamespace) -> N
         hosts = Hosts(LinkPartition(), 0.5)
         with ExitStack() as held:
             host = use(hosts, held, "a")
-            host.update_state(record_response, requested_at=clock.now, is_redirect=False)
+            update(host, clock.now, record_response)
             with ExitStack() as other:
                 use(hosts, other, "b")
-                host.update_state(record_throttling, requested_at=clock.now, retry_after_s=60)
+                update(host, clock.now, record_throttling, retry_after_s=60)
                 waiting = asyncio.create_task(host.wait_for_turn())
                 await asyncio.sleep(0)
                 assert not waiting.done()
             assert not await waiting, "the last host that is not paused is done, and 60 s is beyond the deadline"
 
     asyncio.run(asyncio.wait_for(run(), 10))
-
-
-def test_a_host_is_given_up_after_lasting_failures_and_paused_after_refusals(clock: SimpleNamespace) -> None:
-    hosts = Hosts(LinkPartition(), WAIT_S)
-    with ExitStack() as held:
-        lost, refusing = use(hosts, held, "a"), use(hosts, held, "b")
-        for number in range(FAILURES_UNTIL_PAUSED):
-            assert not lost.state.is_given_up
-            lost.update_state(record_failure, requested_at=clock.now, link=f"link {number}", reason=Reason.UNKNOWN_HOST)
-        assert lost.state.is_given_up
-        assert not asyncio.run(lost.wait_for_turn())
-        for _ in range(REFUSALS_UNTIL_PAUSED):
-            assert not refusing.state.is_paused
-            refusing.update_state(record_refusal, requested_at=clock.now)
-        assert (refusing.state.is_paused, refusing.state.give_up_at) == (True, clock.now + GIVE_UP_AFTER_S)
-        refusing.update_state(record_response, requested_at=clock.now, is_redirect=True)
-        assert refusing.state.is_paused, "a redirect may lead to a login page"
-        refusing.update_state(record_response, requested_at=clock.now, is_redirect=False)
-        assert not refusing.state.is_paused

@@ -72,14 +72,19 @@ def test_a_host_that_refuses_one_link_after_the_other_is_paused_until_it_answers
         now += seconds_until_request(state, now, math.inf) or 0.01
         state = (record_refusal if each == "r" else record_response)(record_request(state, now), now, requested_at=now)
     assert state.is_paused == is_paused
-    assert (state.give_up_at < math.inf) == is_paused
+    assert state.give_up_at == (now + GIVE_UP_AFTER_S if is_paused else math.inf)
 
 
-def test_one_link_that_fails_again_and_again_parks_no_host() -> None:
+@pytest.mark.parametrize(
+    ("link", "is_paused", "remembered"), [("the same link", False, 1), ("link {}", True, FAILURES_UNTIL_PAUSED)]
+)
+def test_only_failures_of_several_links_pause_a_host_and_no_more_are_remembered(
+    link: str, is_paused: bool, remembered: int
+) -> None:
     state = ANSWERED
     for now in range(50):
-        state = failed(state, float(now), Reason.RESET, "the same link")
-    assert not state.is_paused
+        state = failed(state, float(now), Reason.RESET, link.format(now))
+    assert (state.is_paused, len(state.failed_links)) == (is_paused, remembered)
 
 
 def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() -> None:
@@ -97,16 +102,6 @@ def test_probes_come_at_growing_intervals_one_at_a_time_and_an_answer_resumes() 
     state = record_response(record_request(state, now + 30), now + 31, requested_at=now + 30)
     assert (state.is_paused, state.failed_links) == (False, frozenset())
     assert seconds_until_request(state, now + 31, math.inf) == 0
-
-
-def test_requests_that_were_on_their_way_when_a_host_was_paused_change_nothing() -> None:
-    paused = failed(ANSWERED, 5.0, Reason.REFUSED)
-    assert record_failure(paused, 6.0, requested_at=4.9, link="b", reason=Reason.REFUSED) == paused
-    slowed = throttled(record_response(HostState(), 4.9, requested_at=4.8), 5.0)
-    assert record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=None) == slowed
-    asked = record_throttling(slowed, 5.1, requested_at=4.9, retry_after_s=60)
-    assert (asked.max_requests_per_s, asked.paused_until) == (slowed.max_requests_per_s, 65.1)
-    assert record_response(paused, 6.0, requested_at=4.9).is_paused
 
 
 @pytest.mark.parametrize(("retry_after_s", "pause_s"), [(0, 1), (0.5, 1), (7, 7), (3600, 3600), (None, 0.25)])
@@ -167,7 +162,8 @@ def test_requests_to_a_host_without_a_limit_change_no_state() -> None:
 def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_later(
     requested_at: float, counts: bool
 ) -> None:
-    paused = replace(failed(ANSWERED, 5.0, Reason.REFUSED), num_refusals=REFUSALS_UNTIL_PAUSED)
+    paused = failed(ANSWERED, 5.0, Reason.REFUSED)
+    paused = replace(paused, num_refusals=REFUSALS_UNTIL_PAUSED, max_requests_per_s=8.0)
     assert record_response(paused, 6.0, requested_at=requested_at).is_paused is not counts
     for state in (
         record_refusal(paused, 6.0, requested_at=requested_at),
@@ -175,6 +171,8 @@ def test_an_outcome_counts_if_its_request_was_sent_when_the_host_was_paused_or_l
         record_failure(paused, 6.0, requested_at=requested_at, link="b", reason=Reason.REFUSED),
     ):
         assert (state.paused_at, state.num_pauses) == ((6.0, 2) if counts else (5.0, 1))
+        assert counts or state == paused
+    assert record_throttling(paused, 6.0, requested_at=requested_at, retry_after_s=60).paused_until == 66.0
 
 
 @pytest.mark.parametrize(
@@ -194,13 +192,6 @@ def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it
     paused = replace(ANSWERED, num_refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
     state = record_response(record_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
     assert (state.is_paused, state.is_probing, state.num_refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
-
-
-def test_only_as_many_failing_links_are_remembered_as_park_a_host() -> None:
-    state = ANSWERED
-    for number in range(50):
-        state = failed(state, float(number), Reason.RESET, f"link {number}")
-    assert len(state.failed_links) == FAILURES_UNTIL_PAUSED
 
 
 @pytest.mark.parametrize(

@@ -295,18 +295,22 @@ def _describe_unavailable_host(state: HostState) -> str:
 
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
     """Update the state of the host with the result of a request for `link`."""
+    state, now = host.state, time.monotonic()
     if result.http_status in _THROTTLING_STATUSES:
-        host.update_state(record_throttling, requested_at=requested_at, retry_after_s=result.retry_after_s)
+        state = record_throttling(state, now, requested_at=requested_at, retry_after_s=result.retry_after_s)
     elif result.reason in REFUSAL_REASONS or result.is_web_page:
-        host.update_state(record_refusal, requested_at=requested_at)
+        state = record_refusal(state, now, requested_at=requested_at)
     elif result.reason in CONNECTION_REASONS and result.http_status in _NON_ERROR_STATUSES:
-        host.update_state(record_failure, requested_at=requested_at, link=link, reason=result.reason)
+        state = record_failure(state, now, requested_at=requested_at, link=link, reason=result.reason)
     elif result.reason is Reason.SERVER_ERROR and result.http_status is None:  # the status of its robots.txt
-        host.update_state(record_failure, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
-    elif result.reason and result.http_status is None:  # no request was sent
+        state = record_failure(state, now, requested_at=requested_at, link=link, reason=Reason.UNREACHABLE)
+    elif result.reason and result.http_status is None:
         host.record_unsent_request()
+        return
     else:
-        host.update_state(record_response, requested_at=requested_at, is_redirect=result.redirect_location is not None)
+        is_redirect = result.redirect_location is not None
+        state = record_response(state, now, requested_at=requested_at, is_redirect=is_redirect)
+    host.set_state(state)
 
 
 def _resolve_redirect(url: URL, location: str) -> URL:

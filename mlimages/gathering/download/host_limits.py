@@ -6,15 +6,13 @@ import asyncio
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Concatenate, ParamSpec
 
 from mlimages.gathering.download.host_state import HostState, record_request, seconds_until_request
 from mlimages.gathering.partition import LinkPartition
 
-_P = ParamSpec("_P")
 _MAX_CACHED_HOSTS = 20_000
 """Maximum number of hosts in the cache. It may be exceeded, since hosts in use are never evicted."""
 
@@ -55,34 +53,25 @@ class Host:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):
                     await self._state_changed.wait()
-        self._set_state(record_request(self.state, time.monotonic()))
+        self.set_state(record_request(self.state, time.monotonic()))
         return True
-
-    def update_state(
-        self,
-        transition: Callable[Concatenate[HostState, float, _P], HostState],
-        *args: _P.args,
-        **kwargs: _P.kwargs,
-    ) -> None:
-        """Set the state to `transition(state, now, ...)`; `transition` is a function such as `record_response`."""
-        self._set_state(transition(self.state, time.monotonic(), *args, **kwargs))
 
     def record_site_rules_request(self) -> None:
         """Record a request that is not for a link, such as one for robots.txt."""
-        self._set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
+        self.set_state(replace(record_request(self.state, time.monotonic()), is_probing=self.state.is_probing))
 
     def record_unsent_request(self) -> None:
         """Record that a request was not sent although `wait_for_turn` allowed it.
 
         `wait_for_turn` allows one request at a time (a probe) to a paused host; after this call, it allows another.
         """
-        self._set_state(replace(self.state, is_probing=False))
+        self.set_state(replace(self.state, is_probing=False))
 
     def notify_waiting_tasks(self) -> None:
         """Wake the tasks waiting for this host so that they check its state again."""
         self._state_changed.set()
 
-    def _set_state(self, state: HostState) -> None:
+    def set_state(self, state: HostState) -> None:
         """Set the state, update the counts of links, and wake the tasks that wait for this host.
 
         The tasks are not woken while a single request tests whether a paused host responds again (a probe), since they
