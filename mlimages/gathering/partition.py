@@ -63,13 +63,7 @@ NO_PARTITION = LinkPartition()
 
 
 def choose_shard(url: str, num_shards: int, num_shards_by_host: Mapping[str, int] | None = None) -> int:
-    """Return the number of the shard that gathers a link, from 1 to `num_shards`.
-
-    Args:
-        url: the link.
-        num_shards: number of shards.
-        num_shards_by_host: see `LinkPartition`.
-    """
+    """Return the number of the shard that gathers a link, from 1 to `num_shards` (see `LinkPartition`)."""
     host = _normalize_host(url)
     number = hash_link("", url if host == "(none)" else host)
     if num_shards_by_host and host in num_shards_by_host:

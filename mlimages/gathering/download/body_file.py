@@ -8,16 +8,8 @@ from pathlib import Path
 from mlimages.core import GatherError
 
 _MAX_BUFFERED_BYTES = 256 * 1024
-
 _MIN_BYTES_PER_S = 1024
-"""Minimum average rate in each period of `timeout_s` seconds; slower transfers are aborted."""
-
 _TIME_LIMIT_BYTES_PER_S = 32 * 1024
-"""Sets the time limit of a transfer: `max_bytes` / this rate + 4 * `timeout_s` seconds, however small the body is.
-
-With the defaults (64 MiB, 15 s), the limit is 35 minutes.
-"""
-
 _IDENTITY_ENCODINGS = ("", "identity", "none", "utf-8", "binary")
 """Values of Content-Encoding that servers send with uncompressed bodies."""
 
@@ -60,15 +52,13 @@ class StallDetector:
     """Detects transfers that are too slow.
 
     In each period of `timeout_s` seconds, the average rate must be at least 1 KiB/s. The time limit of the whole
-    transfer is `max_bytes` / (32 KiB/s) + 4 * `timeout_s`: 35 minutes with the defaults.
+    transfer is `max_bytes` / (32 KiB/s) + 4 * `timeout_s`, however small the body is: 35 minutes with the defaults.
 
     Args:
         timeout_s: time-out in seconds.
         max_bytes: maximum size of a body.
         now: start of the transfer, in seconds of a monotonic clock.
     """
-
-    __slots__ = ("_bytes", "_ends_at", "_since", "_timeout_s", "_total_s")
 
     def __init__(self, timeout_s: float, max_bytes: int, now: float) -> None:
         self._timeout_s = timeout_s

@@ -64,7 +64,8 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     arrived within twice `options.timeout_s`.
     """
     proxy = options.proxy
-    proxies = {scheme: _parse_proxy(proxy) for scheme in ("http", "https")} if proxy else _read_environment_proxies()
+    urls = {"http": proxy, "https": proxy} if proxy else urllib.request.getproxies()
+    proxies = {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 
     async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
@@ -78,12 +79,6 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
             return await handler(request)
 
     return middleware
-
-
-def _read_environment_proxies() -> dict[str, _Proxy]:
-    """Return the proxies of HTTP_PROXY and HTTPS_PROXY, by the scheme of the requested URL: `http` or `https`."""
-    urls = urllib.request.getproxies()
-    return {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 
 
 def _parse_proxy(proxy_url: str) -> _Proxy:

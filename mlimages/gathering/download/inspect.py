@@ -24,14 +24,6 @@ SUFFIX_BY_FORMAT = {
 }  # fmt: skip
 """File suffixes of the supported formats; others are not decoded (for EPS, Pillow would start Ghostscript)."""
 
-_REASON_BY_FAULT = {
-    Fault.EMPTY: Reason.EMPTY,
-    Fault.TRUNCATED: Reason.TRUNCATED,
-    Fault.CORRUPT: Reason.CORRUPT,
-    Fault.TOO_MANY_PIXELS: Reason.TOO_MANY_PIXELS,
-    Fault.NOT_AN_IMAGE: Reason.NOT_AN_IMAGE,
-    Fault.UNREADABLE: Reason.NOT_AN_IMAGE,
-}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd8]")
 """Matches a JPEG marker, except restart markers (0xFFD0 to 0xFFD7), start of image (0xFFD8), and 0xFF00, which stands
@@ -69,7 +61,8 @@ def _verify_and_resize_data(path: Path, data: bytes, requirements: ImageRequirem
             size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
             return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
         resized = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
-        stored = _encode_jpeg(resized)
+        resized.save(out := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
+        stored = out.getvalue()
         with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
             file.write(stored)
             file.truncate()
@@ -92,10 +85,11 @@ class _UnsuitableImageError(ImageError):
 
 def _classify_fault(fault: Fault, data: bytes) -> Reason:
     """Return the reason to record for a file that cannot be decoded; `data`, its content, may be HTML or truncated."""
-    reason = _REASON_BY_FAULT.get(fault, Reason.CORRUPT)
-    if reason is Reason.NOT_AN_IMAGE:
+    if fault in (Fault.NOT_AN_IMAGE, Fault.UNREADABLE):
         return _classify_non_image(data)
-    return Reason.TRUNCATED if reason is Reason.CORRUPT and _is_truncated(data) else reason
+    if fault in (Fault.EMPTY, Fault.TOO_MANY_PIXELS):
+        return Reason(fault.value)
+    return Reason.TRUNCATED if fault is Fault.TRUNCATED or _is_truncated(data) else Reason.CORRUPT
 
 
 def _choose_decode_options(header: ImageHeader, data: bytes, requirements: ImageRequirements) -> DecodeOptions:
@@ -179,12 +173,6 @@ def _resize(decoded_image: DecodedImage, shorter_px: int, *, max_pixels: int) ->
     shrinks = min(decoded_image.size) > shorter_px
     resampling = Image.Resampling.HAMMING if shrinks else Image.Resampling.BILINEAR
     return decoded_image.image.resize(size, resampling, reducing_gap=2.0)
-
-
-def _encode_jpeg(image: Image.Image) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", quality=_JPEG_QUALITY)
-    return out.getvalue()
 
 
 def compute_difference_hash(image: Image.Image) -> str:

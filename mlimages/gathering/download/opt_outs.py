@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
 
 PRODUCT_TOKEN = "mlimages"
 """Name by which robots.txt and X-Robots-Tag address mlimages (RFC 9309, 2.2.1)."""
@@ -27,14 +30,7 @@ _MAX_XMP_BYTES = 2**20
 _XMP_PACKET = re.compile(rb"<(?P<tag>[\w.-]+:(?:xmpmeta|xapmeta|RDF))[\s>].*?</(?P=tag)\s*>", re.DOTALL)
 
 
-class Headers(Protocol):
-    """The headers of a response, such as aiohttp's `CIMultiDict`."""
-
-    def getall(self, name: str, default: list[str], /) -> Iterable[str]:
-        """Return all values of the header `name`, or `default`."""
-
-
-def find_opt_out(headers: Headers) -> str | None:
+def find_opt_out(headers: CIMultiDictProxy[str]) -> str | None:
     """Return the header field that forbids training on the content; None if there is none."""
     for value in headers.getall("X-Robots-Tag", []):
         if word := find_forbidding_directive(value):
@@ -81,25 +77,21 @@ def has_preference(preferences: str, key: str, value: str) -> bool:
     return False
 
 
-def parse_tdmrep(text: str) -> list[tuple[str, bool]]:
-    """Return the rules of a tdmrep.json file, in order, as (path pattern, whether text and data mining is forbidden).
+def parse_tdmrep(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the rules of a tdmrep.json file, in order, as (path pattern, whether text and data mining is forbidden).
 
     The first rule whose pattern matches a path applies; text that is not valid JSON has no rules.
 
     Source: W3C Community Group, TDM Reservation Protocol.
 
-    >>> parse_tdmrep('[{"location": "/images/", "tdm-reservation": 1}]')
+    >>> list(parse_tdmrep('[{"location": "/images/", "tdm-reservation": 1}]'))
     [('/images/', True)]
     """
     try:
         rules = json.loads(text)
     except (ValueError, RecursionError):
-        return []
-    return list(_parse_tdm_rules(rules)) if isinstance(rules, list) else []
-
-
-def _parse_tdm_rules(rules: list[Any]) -> Iterator[tuple[str, bool]]:
-    for rule in rules:
+        return
+    for rule in rules if isinstance(rules, list) else []:
         location = rule.get("location") if isinstance(rule, Mapping) else None
         if isinstance(location, str) and "tdm-reservation" in rule:
             reservation = rule["tdm-reservation"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ class SiteRules:
     """
 
     access_rules: Protego | None = None
-    training_rules: Mapping[str, tuple[tuple[str, bool], ...]] = field(default_factory=dict)
+    training_rules: Mapping[str, Sequence[tuple[str, bool]]] = field(default_factory=dict)
     tdm_rules: tuple[tuple[str, bool], ...] = ()
 
     def find_opt_out(self, url: URL) -> str | None:
@@ -73,13 +73,13 @@ def parse_site_rules(robots_txt: str, tdmrep: str = "") -> SiteRules:
         from protego import Protego
 
         access_rules = Protego.parse("\n".join(["User-agent: *", *(f"{name}: {value}" for name, value in lines)]))
-    training_rules = {
-        f"{title}: {key}={value}": tuple(
-            _parse_training_rule(text, key, value) for name, text in lines if name == title.lower()
-        )
-        for title, key, value in _TRAINING_FIELDS
-    }
-    training_rules = {name: rules for name, rules in training_rules.items() if rules}
+    training_rules: dict[str, list[tuple[str, bool]]] = {}
+    for title, key, value in _TRAINING_FIELDS:
+        for name, text in lines:
+            if name == title.lower():
+                pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
+                rule = pattern, has_preference(preferences, key, value)
+                training_rules.setdefault(f"{title}: {key}={value}", []).append(rule)
     return SiteRules(access_rules, training_rules, tuple(parse_tdmrep(tdmrep)))
 
 
@@ -103,12 +103,6 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
             for agent in agents:
                 groups[agent].append((name, value))
     return groups.get(PRODUCT_TOKEN, groups["*"])
-
-
-def _parse_training_rule(text: str, key: str, value: str) -> tuple[str, bool]:
-    """Parse `text`, a rule about training; return its path pattern, and whether it contains `key=value`."""
-    pattern, preferences = (*text.split(None, 1), "")[:2] if text.startswith("/") else ("/", text)
-    return pattern, has_preference(preferences, key, value)
 
 
 class SiteRulesCache:
@@ -139,7 +133,10 @@ class SiteRulesCache:
         if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _MIN_RETRY_INTERVAL_S:
             self._failed_at.pop(origin, None)
             task = self._rules[origin] = asyncio.create_task(self._request_rules(origin, on_request))
-            self._evict_least_recently_used()
+            while len(self._rules) > _MAX_CACHED_SITES:
+                evicted, evicted_task = self._rules.popitem(last=False)
+                self._failed_at.pop(evicted, None)
+                evicted_task.cancel()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
 
@@ -148,12 +145,6 @@ class SiteRulesCache:
         for task in self._rules.values():
             task.cancel()
         await asyncio.gather(*self._rules.values(), return_exceptions=True)
-
-    def _evict_least_recently_used(self) -> None:
-        while len(self._rules) > _MAX_CACHED_SITES:
-            origin, task = self._rules.popitem(last=False)
-            self._failed_at.pop(origin, None)
-            task.cancel()
 
     async def _request_rules(self, origin: URL, on_request: Callable[[], None]) -> SiteRules:
         """Request robots.txt and tdmrep.json of a site; raise DownloadError if robots.txt cannot be read."""

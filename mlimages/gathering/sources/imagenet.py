@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from mlimages.core import FetchResult, GatherError, ImageRef, InputError, cache_dir, write_text
+from mlimages.core import FetchResult, GatherError, ImageRef, InputError, cache_dir, format_examples, write_text
 from mlimages.gathering.download.client import open_session
 from mlimages.gathering.download.reasons import CONNECTION_REASONS, classify_error, describe_error
 from mlimages.gathering.links import parse_host
@@ -25,7 +25,7 @@ from mlimages.gathering.sources.archives import RemoteTar, TarMember, iter_entri
 from mlimages.gathering.sources.columns import is_http_url
 from mlimages.gathering.sources.lists import require_parquet_extra
 from mlimages.gathering.sources.search_api import make_http_options
-from mlimages.gathering.sources.wordnet import assign_folders, describe_appended_wnids, find_synset
+from mlimages.gathering.sources.wordnet import assign_folders, find_synset
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +93,9 @@ class ImageNet:
         self._tell = tell
         self._full_classes: set[str] = set()
         self._is_site_down = False
-        for line in describe_appended_wnids(self._folders):
-            tell(line)
+        if appended := [folder for wnid, folder in self._folders.items() if folder.endswith(f"_{wnid}")]:
+            names = format_examples(appended)
+            tell(f"synsets that have the same name as another one get their id appended to it: {names}")
 
     def check_earlier_row(self, row: FetchResult) -> None:
         """Check that a row of the output folder, if it is an image of one of the classes, is of the same synset.

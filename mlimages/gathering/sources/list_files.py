@@ -42,9 +42,9 @@ READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, 
 """Errors that reading a compressed file or an archive may raise."""
 
 
-def remove_compression_suffix(path: Path) -> str:
-    """Return a file name without the suffixes of its compression or archive."""
-    return _COMPRESSION_SUFFIX.sub("", path.name)
+def get_list_suffix(path: Path) -> str:
+    """Return the suffix of a list without that of its compression, such as `.csv` for `links.csv.gz`."""
+    return Path(_COMPRESSION_SUFFIX.sub("", path.name)).suffix.lower()
 
 
 def is_compressed(path: Path) -> bool:

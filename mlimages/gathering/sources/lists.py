@@ -32,12 +32,12 @@ from mlimages.gathering.sources.list_files import (
     STDIN,
     count_buffered_lines,
     count_lines,
+    get_list_suffix,
     is_binary,
     is_compressed,
     is_json_array,
     open_list,
     read_lines,
-    remove_compression_suffix,
 )
 from mlimages.gathering.sources.tables import (
     convert_rows_to_dicts,
@@ -75,11 +75,6 @@ def require_parquet_extra(path: Path) -> None:
     """Raise MissingExtraError if this is a Parquet file and pyarrow is not installed."""
     if get_list_suffix(path) == ".parquet" and find_spec("pyarrow") is None:
         raise MissingExtraError(f"reading {path}", "parquet")
-
-
-def get_list_suffix(path: Path) -> str:
-    """Return the suffix of a list without that of its compression, such as `.csv` for `links.csv.gz`."""
-    return Path(remove_compression_suffix(path)).suffix.lower()
 
 
 class LinkFile:
@@ -209,7 +204,7 @@ class LinkFile:
             if self._path == STDIN:
                 self._num_buffered_lines = count_buffered_lines(file)
             head, lines = self._peek(lines, min(self._num_buffered_lines, _MAX_SNIFFED_LINES))
-            yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines), self._suffix)
+            yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines))
 
     def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
         """Yield the lines, and subtract 1 from `_num_buffered_lines` for each of them."""
@@ -217,7 +212,7 @@ class LinkFile:
             self._num_buffered_lines -= 1
             yield line
 
-    def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str], suffix: str) -> Iterator[ImageRef]:
+    def _detect_format_and_parse(self, first_lines: list[str], lines: Iterator[str]) -> Iterator[ImageRef]:
         """Return the links in `lines`; their format is detected from `first_lines`, which `lines` yields again."""
         first_lines, lines = remove_leading_comments(first_lines, lines)
         first = first_lines[0] if first_lines else ""
@@ -225,7 +220,7 @@ class LinkFile:
             raise NoLinksError(
                 f"{self.name} is a web page, perhaps a login page, not a list of links: download the list itself"
             )
-        if suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
+        if self._suffix in (".jsonl", ".ndjson") or first.startswith('{"'):
             return self._parse_rows(parse_json_lines(lines))
         if first.startswith("[") and first.rstrip("[ {\"'") == "":
             return self._parse_json("\n".join(lines))
@@ -235,16 +230,16 @@ class LinkFile:
             return image_refs
         if has_space_separated_cells(first_lines):
             return self._parse_table(line.split() for line in lines)
-        delimiter = None if suffix == ".tsv" else sniff_delimiter(first_lines)
+        delimiter = None if self._suffix == ".tsv" else sniff_delimiter(first_lines)
         if delimiter == " ":
             return self._parse_text("\t".join(split_class_and_link(line) or (line,)) for line in lines)
-        if suffix == ".csv" and delimiter != "|":
+        if self._suffix == ".csv" and delimiter != "|":
             delimiter = find_csv_delimiter(first_lines)
         if delimiter:
             return self._parse_table(parse_csv_rows(lines, delimiter))
         cells = first.rstrip("\t ").split("\t")
         is_table = len(cells) > 2 or self._options.url_col or self._options.label_col
-        is_tsv = (suffix == ".tsv" and len(cells) > 1) or first.strip() == "TsvHttpData-1.0"
+        is_tsv = (self._suffix == ".tsv" and len(cells) > 1) or first.strip() == "TsvHttpData-1.0"
         if is_table or is_tsv or is_header(first, "\t"):
             return self._parse_table(parse_tsv_rows(lines))
         return self._parse_text(lines)
@@ -323,7 +318,7 @@ class LinkFile:
         except Exception as error:
             if not head:
                 raise
-            return head, chain(head, _raise_lazily(error))
+            items = map(_raise, [error])
         return head, chain(head, items)
 
 
@@ -331,10 +326,5 @@ def _shorten_url(url: str, length: int = 100) -> str:
     return escape_unprintable(remove_credentials(url)[:length])
 
 
-def _raise_lazily(error: Exception) -> Iterator[Any]:
-    """Return an iterator that raises an error when its first item is requested."""
-
-    def raise_error() -> Any:
-        raise error
-
-    return iter(raise_error, None)
+def _raise(error: Exception) -> Any:
+    raise error

@@ -84,7 +84,6 @@ class SearchApi:
 
     def __post_init__(self) -> None:
         self._folder = cache_dir(self.name.lower())
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> SearchApi:
         limits = aiohttp.ClientTimeout(total=self.http_options.timeout_s, connect=self.http_options.timeout_s)
@@ -92,8 +91,7 @@ class SearchApi:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session:
-            await self._session.close()
+        await self._session.close()
 
     async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any] | None:
         """Return the JSON object of a page of results; None if the page does not exist.
@@ -171,17 +169,17 @@ class SearchApi:
         The body is the JSON value (None if it is not JSON) after a 200, else the start of the text. If there is no
         response, the status is 0 and the body is the reason.
         """
-        assert self._session
         self._record_request()
         try:
             async with self._session.request(method, url, **options) as response:
                 text = await response.text()
                 self._record_quota(response.headers)
-                return (
-                    response.status,
-                    response.headers,
-                    _parse_json_body(text) if response.status == 200 else text[:200],
-                )
+                body: Any = text[:200]
+                if response.status == 200:
+                    body = None
+                    with suppress(ValueError):
+                        body = json.loads(text)
+                return response.status, response.headers, body
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return 0, {}, describe_error(error)
 
@@ -249,14 +247,6 @@ class SearchApi:
         with suppress(KeyError, ValueError):  # absent or not numbers
             quota = {"remaining": int(headers["X-Ratelimit-Remaining"]), "reset": int(headers["X-Ratelimit-Reset"])}
             write_text(self._folder / "quota.json", json.dumps(self._load_rate_limit_state() | quota))
-
-
-def _parse_json_body(text: str) -> Any:
-    """Return the JSON value of a response; None if it is not JSON."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
 
 
 def _describe_failure(url: str, status: int, body: object) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import lzma
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from mlimages.core import InputError, format_examples
+from mlimages.core import InputError
 
 _WNID_PATTERN = re.compile(r"n\d{8}")
 
@@ -95,15 +95,3 @@ def assign_folders(roots: Sequence[Synset], *, with_subtree: bool = False) -> di
             if with_subtree:
                 waiting += [(child, f"{folders[wnid]}/") for child in sorted(_load_child_wnids().get(wnid, []))]
     return folders
-
-
-def describe_appended_wnids(folders: Mapping[str, str]) -> list[str]:
-    """Return one line about the synsets to whose folder the WordNet id was appended; an empty list for none.
-
-    >>> describe_appended_wnids(assign_folders([find_synset("n02012849"), find_synset("n03126707")]))
-    ['synsets that have the same name as another one get their id appended to it: crane_n03126707']
-    """
-    appended = [folder for wnid, folder in folders.items() if folder.endswith(f"_{wnid}")]
-    if not appended:
-        return []
-    return [f"synsets that have the same name as another one get their id appended to it: {format_examples(appended)}"]
