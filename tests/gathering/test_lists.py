@@ -246,13 +246,6 @@ def test_long_rows_are_not_all_held_to_detect_the_format(tmp_path: Path, monkeyp
     assert len(list(file)) == 10
 
 
-@pytest.mark.parametrize(
-    "data", [f"{A}\n\n \t\r\n{B}", f"{A}\n\xa0\n{B}\n", f"{A}\r\n\r\n{B}\r\n".encode("utf-16"), f"{A}\r\r{B}\r"]
-)
-def test_blank_lines_are_no_links_of_the_progress_bar(tmp_path: Path, data: str | bytes) -> None:
-    assert asyncio.run(UrlList(write(tmp_path / "x.txt", data)).count_links()) == 2
-
-
 SPACED = "http://x/a b.jpg"
 
 
@@ -283,14 +276,19 @@ def test_advice_about_a_space_in_a_link_fits_the_format(tmp_path: Path, name: st
         ("x.txt", f'[\n"{A}", "{B}",\n"{A}"]'),
         ("x.jsonl", f'{{"url": "{A}"}}\n{{"url": "{B}"}}\n'),
         ("x.txt", f"# of 2020\n{A}\n{B}\n"),
+        ("x.txt", f"{A}\n\n \t\r\n{B}"),
+        ("x.txt", f"{A}\n\xa0\n{B}\n"),
+        ("x.txt", f"{A}\r\n\r\n{B}\r\n".encode("utf-16")),
+        ("x.txt", f"{A}\r\r{B}\r"),
     ],
 )
-def test_the_total_of_the_progress_bar_is_never_too_small(tmp_path: Path, name: str, text: str) -> None:
-    source = UrlList(write(tmp_path / name, text))
-    total = asyncio.run(source.count_links())
+def test_the_total_of_the_progress_bar_is_never_too_small_and_leaves_blank_lines_out(
+    tmp_path: Path, name: str, text: str | bytes
+) -> None:
+    total = asyncio.run(UrlList(write(tmp_path / name, text)).count_links())
     num_links = len(list(read_list(tmp_path / name)))
     assert num_links >= 2
-    assert total is None or num_links <= total <= num_links + text.count("# of")
+    assert total is None if str(text).startswith("[") else total in (num_links, num_links + str(text).count("# of"))
 
 
 def test_counting_the_hosts_of_an_opened_list_leaves_its_links(tmp_path: Path) -> None:
@@ -303,16 +301,24 @@ def test_counting_the_hosts_of_an_opened_list_leaves_its_links(tmp_path: Path) -
     assert asyncio.run(read()) == ({"a.example": 2}, 20)
 
 
-def zipped(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("links.csv", data)
-    return out.getvalue()
+def archive(path: Path, members: dict[str, str | bytes]) -> Path:
+    """Write a zip or a tar of files, and of folders, whose names end in `/`."""
+    contents = {name: data.encode() if isinstance(data, str) else data for name, data in members.items()}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as zipped:
+            for name, data in contents.items():
+                zipped.writestr(name, data)
+        return path
+    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '').replace('tgz', 'gz')}"
+    with tarfile.open(path, mode) as tar:
+        for name, data in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.type = len(data), tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            tar.addfile(info, io.BytesIO(data))
+    return path
 
 
-@pytest.mark.parametrize(
-    ("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zip", zipped)]
-)
+@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
 def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
     tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
 ) -> None:
@@ -322,18 +328,12 @@ def test_compressed_lists_are_read_and_a_cut_one_ends_in_one_sentence(
         pairs(write(tmp_path / f"y.csv.{suffix}", data[:-12]))
 
 
-@pytest.mark.parametrize("suffix", ["tar", "tgz", "tar.gz", "tar.bz2", "TAR.xz"])
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tgz", "tar.gz", "tar.bz2", "TAR.xz"])
 @pytest.mark.parametrize(("name", "text"), [("x.csv", f"url,label\n{A},cat\n"), ("x.json", json.dumps({"cat": [A]}))])
-def test_a_list_in_a_tar_is_read_and_a_cut_one_ends_in_one_sentence(
+def test_a_list_in_an_archive_is_read_and_a_cut_one_ends_in_one_sentence(
     tmp_path: Path, name: str, text: str, suffix: str
 ) -> None:
-    data, path = text.encode(), tmp_path / f"{name}.{suffix}"
-    mode: Any = f"w:{suffix.lower().removeprefix('tar').removeprefix('.').replace('tgz', 'gz')}"
-    with tarfile.open(path, mode) as archive:
-        for member, size in (("lists", 0), (f"lists/{name}", len(data)), ("lists/README", 6)):
-            info = tarfile.TarInfo(member)
-            info.size, info.type = size, tarfile.REGTYPE if size else tarfile.DIRTYPE
-            archive.addfile(info, io.BytesIO(data))
+    path = archive(tmp_path / f"{name}.{suffix}", {"lists/": "", f"lists/{name}": text, "lists/README": text[:6]})
     assert pairs(path) == [CAT_A]
     assert asyncio.run(UrlList(path).count_links()) is None
     with pytest.raises(InputError, match="cannot be read completely"):
@@ -500,22 +500,6 @@ def test_a_line_without_end_is_cut_and_does_not_fill_the_memory(tmp_path: Path) 
     path = write(tmp_path / "x.txt", b"http://x/" + b"y" * 5_000_000 + f"\n{A}\n".encode())
     first, second = read_list(path)
     assert (len(first.url), second.url) == (2**20, A)
-
-
-def archive(path: Path, members: dict[str, str | bytes]) -> Path:
-    contents = {name: data.encode() if isinstance(data, str) else data for name, data in members.items()}
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as zipped:
-            for name, data in contents.items():
-                zipped.writestr(name, data)
-        return path
-    mode: Any = f"w:{path.suffix.removeprefix('.').replace('tar', '').replace('tgz', 'gz')}"
-    with tarfile.open(path, mode) as tar:
-        for name, data in contents.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
 
 
 def count_and_tell(path: Path, **options: Any) -> tuple[dict[str, int | None], list[str]]:

@@ -18,7 +18,7 @@ from mlimages.gathering import read_manifest
 from mlimages.gathering.download.opt_outs import find_forbidding_directive, find_xmp_opt_out, path_matches
 from mlimages.gathering.download.robots import parse_site_rules
 from tests.gathering.conftest import links, run
-from tests.servers import Reply, Site, answer, closed_port, cut, photo, serve
+from tests.servers import Reply, Site, answer, cut, photo, serve
 
 PLUS = "http://ns.useplus.org/ldf/xmp/1.0/"
 
@@ -208,10 +208,6 @@ def test_the_site_to_which_a_redirect_leads_is_asked_too(site: Site, tmp_path: P
         site.routes = {"/a.jpg": answer(b"", 302, Location=other.url("/b.jpg"))}
         other.routes = {"/b.jpg": answer(photo(1)), "/robots.txt": answer(b"User-agent: *\nDisallow: /b")}
         assert gather_links(tmp_path, site.url("/a.jpg")).reasons == {"opt-out": 1}
-
-
-def test_a_host_that_is_down_is_named_as_such(tmp_path: Path) -> None:
-    assert gather_links(tmp_path, f"http://127.0.0.1:{closed_port()}/a.jpg").reasons == {"refused": 1}
 
 
 @pytest.mark.parametrize("value", ["", ",", ":", "noai:", "a:b:noai", "mlimages", "max-snippet", "\x00", ", ,:,noaı"])

@@ -194,8 +194,7 @@ def test_inaturalist_closes_its_session_when_it_is_not_read_to_its_end(site: Sit
         assert isinstance(photos, AsyncGenerator)
         await anext(photos)
         await photos.aclose()
-        session = source._api._session
-        return session is not None and session.closed
+        return source._api._session.closed
 
     assert asyncio.run(read_one())
 
