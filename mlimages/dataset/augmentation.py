@@ -36,7 +36,6 @@ from mlimages.dataset.training_data import multi_hot
 from mlimages.images import iter_pixels, require_image_property
 from mlimages.labels import (
     SPLIT_NAMES_BY_COUNT,
-    ClassNames,
     LabelFile,
     describe_renamed_folders,
     find_source,
@@ -55,13 +54,8 @@ class View:
     flipped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _AugmentedImage:
-    """An augmented image: `pixels` is uint8 `(H, W, C)`."""
-
-    original: LabeledPath
-    view: View
-    pixels: NDArray[np.uint8]
+_AugmentedImage = tuple[LabeledPath, View, NDArray[np.uint8]]
+"""The original image, the view of it, and the pixels of this view, uint8 `(H, W, C)`."""
 
 
 def augment(
@@ -129,11 +123,7 @@ def augment(
     progress, broken_images = progress or NoProgress(), list[BrokenImage]()
     angles = (angles_deg,) if isinstance(angles_deg, int | float) else angles_deg
     views_by_split = [make_views(angles, flip=flip), *[(View(),)] * (len(names) - 1)]
-    write = (
-        partial(_write_images, labels.class_names)
-        if format == "folder"
-        else partial(_write_arrays, labels.class_names, image_property, is_multi_label=labels.is_multi_label)
-    )
+    write = partial(_write_images, labels) if format == "folder" else partial(_write_arrays, labels, image_property)
     with _open_output_folder(out, format, overwrite=overwrite) as folder:
         files = split_labels(labels, split, seed, progress=progress) if len(split) > 1 else (labels,)
         progress.start("augment", sum(1 for _ in labels), "images")
@@ -146,12 +136,9 @@ def augment(
         if not any(each.num_images for each in splits):
             source = find_source(labels)
             raise InputError(f"no image of {source} can be decoded: see {format_command('check', source)}")
-    has_class_folders = format == "folder" and not labels.is_multi_label
-    notes = (
-        describe_renamed_folders(labels.class_names, _make_class_folder_names(labels.class_names))
-        if has_class_folders
-        else ()
-    )
+    notes = list[str]()
+    if format == "folder" and not labels.is_multi_label:
+        notes = describe_renamed_folders(labels.class_names, _make_class_folder_names(labels))
     return AugmentSummary(out, format, image_property, tuple(splits), tuple(broken_images), tuple(notes))
 
 
@@ -195,24 +182,16 @@ def _iter_augmented_images(
         if isinstance(loaded, BrokenImage):
             broken_images.append(loaded)
         else:
-            yield from (
-                _AugmentedImage(item, view, pixels)
-                for view, pixels in zip(views, render_views(loaded, views), strict=True)
-            )
+            yield from ((item, *each) for each in zip(views, render_views(loaded, views), strict=True))
         progress.advance(broken=len(broken_images))
 
 
 def _write_arrays(
-    class_names: ClassNames,
-    image_property: ImageProperty,
-    folder: Path,
-    split_name: str,
-    images: Iterable[_AugmentedImage],
-    *,
-    is_multi_label: bool,
+    labels: LabelFile, image_property: ImageProperty, folder: Path, split_name: str, images: Iterable[_AugmentedImage]
 ) -> int:
     """Write the arrays of a split and the class names to .npy files; return the number of images."""
-    target = ((len(class_names),), np.float32) if is_multi_label else ((), np.int64)
+    num_classes = len(labels.class_names)
+    target = ((num_classes,), np.float32) if labels.is_multi_label else ((), np.int64)
     shape = image_property.height, image_property.width, image_property.channels
     suffix = f"_{split_name}.npy" if split_name else ".npy"
     count = 0
@@ -220,11 +199,10 @@ def _write_arrays(
         _open_npy_writer(folder / f"x{suffix}", shape, np.uint8) as append_x,
         _open_npy_writer(folder / f"y{suffix}", *target) as append_y,
     ):
-        for count, image in enumerate(images, start=1):  # noqa: B007  # the count is the result
-            append_x(image.pixels)
-            labels = image.original.labels
-            append_y(image.original.label if labels is None else multi_hot([labels], len(class_names)))
-    np.save(folder / "class_names.npy", np.array(class_names, dtype=np.str_), allow_pickle=False)
+        for count, (item, _, pixels) in enumerate(images, start=1):  # noqa: B007  # the count is the result
+            append_x(pixels)
+            append_y(item.label if item.labels is None else multi_hot([item.labels], num_classes))
+    np.save(folder / "class_names.npy", np.array(labels.class_names, dtype=np.str_), allow_pickle=False)
     return count
 
 
@@ -250,31 +228,31 @@ def _open_npy_writer(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> It
         write_header()
 
 
-def _write_images(class_names: ClassNames, folder: Path, split_name: str, images: Iterable[_AugmentedImage]) -> int:
+def _write_images(labels: LabelFile, folder: Path, split_name: str, images: Iterable[_AugmentedImage]) -> int:
     """Write the images of a split and its label file; return the number of images."""
-    image_folder, class_folders = folder / (split_name or "images"), _make_class_folder_names(class_names)
+    image_folder, class_folders = folder / (split_name or "images"), _make_class_folder_names(labels)
 
     def save_images() -> Iterator[LabeledPath]:
         original_number = 0
-        for image in images:
-            original_number += image.view == View()  # the original comes first
-            class_folder = class_folders[image.original.label] if image.original.labels is None else ""
-            path = image_folder / class_folder / _make_file_name(original_number, image)
+        for item, view, pixels in images:
+            original_number += view == View()  # the original comes first
+            class_folder = class_folders[item.label] if item.labels is None else ""
+            path = image_folder / class_folder / _make_file_name(original_number, item.path, view)
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.pixels.squeeze(-1) if image.pixels.shape[2] == 1 else image.pixels).save(path)
-            yield replace(image.original, path=path)
+            Image.fromarray(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels).save(path)
+            yield replace(item, path=path)
 
-    return write_label_file(folder / f"{split_name or 'labels'}.txt", save_images(), class_names)
-
-
-def _make_class_folder_names(class_names: ClassNames) -> tuple[str, ...]:
-    return make_folder_names(class_names, max_length=60)
+    return write_label_file(folder / f"{split_name or 'labels'}.txt", save_images(), labels.class_names)
 
 
-def _make_file_name(original_number: int, image: _AugmentedImage) -> str:
+def _make_class_folder_names(labels: LabelFile) -> tuple[str, ...]:
+    return make_folder_names(labels.class_names, max_length=60)
+
+
+def _make_file_name(original_number: int, original: Path, view: View) -> str:
     """Return a file name such as `000012_cat_+10_flipped.png` for the 12th original, cat.jpg."""
-    angle = f"_{float(image.view.angle_deg):+}".removesuffix(".0") if image.view.angle_deg else ""  # all digits
-    return f"{original_number:06}_{image.original.path.stem[:40]}{angle}{'_flipped' * image.view.flipped}.png"
+    angle = f"_{float(view.angle_deg):+}".removesuffix(".0") if view.angle_deg else ""  # all digits
+    return f"{original_number:06}_{original.stem[:40]}{angle}{'_flipped' * view.flipped}.png"
 
 
 @contextmanager

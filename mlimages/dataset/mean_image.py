@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -56,7 +56,7 @@ SHEET_PX, CAPTION_PX, CAPTION_SIZE = 1200, 16, 10
 """Layout of the image that shows the mean of each class, in pixels: its width, caption height and font size."""
 
 ALL_IMAGES = -2
-"""Class index under which all images of a multi-label file are summed once, whatever their classes."""
+"""Class index under which every image is summed once, whatever its classes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -160,48 +160,32 @@ def compute_mean(
     listed = iter(items)
     first = list(islice(listed, 1))
     shape = image_property.height, image_property.width, image_property.channels
-    histogram = np.zeros((image_property.channels, 256), dtype=np.uint64)
-    sums: dict[int, NDArray[Any]] = {}
-    counts: Counter[int] = Counter()
-    broken: list[BrokenImage] = []
+    total = _Sums(np.zeros((image_property.channels, 256), np.uint64))
     progress = progress or NoProgress()
     progress.start("mean", None, "images")
     pool = pool or make_reader_pool(first[0].path if first else None, workers)
-    chunks = _iter_chunks(chain(first, listed), pool.chunk_size)
-    for part in pool.map(partial(_compute_partial_sums, image_property=image_property, per_class=per_class), chunks):
-        broken += part.broken_images
-        progress.advance(_count_images(part.counts) + len(part.broken_images), broken=len(broken))
-        histogram += part.histogram
-        counts += part.counts
+    remaining, chunk_size = chain(first, listed), pool.chunk_size
+    chunks = iter(lambda: list(islice(remaining, chunk_size)), [])
+    for part in pool.map(partial(_compute_sums, image_property=image_property, per_class=per_class), chunks):
+        total.histogram[...] += part.histogram
+        total.counts.update(part.counts)
+        total.broken_images.extend(part.broken_images)
         for label, pixels in part.sums.items():
-            sums.setdefault(label, np.zeros(shape, np.uint32 if per_class else np.uint64))[...] += pixels
+            dtype = np.uint64 if label == ALL_IMAGES else np.uint32
+            total.sums.setdefault(label, np.zeros(shape, dtype))[...] += pixels
+        progress.advance(part.counts[ALL_IMAGES] + len(part.broken_images), broken=len(total.broken_images))
     progress.close()
+    count, broken = total.counts[ALL_IMAGES], total.broken_images
     raise_for_unavailable_images(broken, skip=skip_unavailable)
-    count = _count_images(counts)
     raise_if_most_images_missing(broken, count + len(broken))
-    if not counts:
-        reason = (
-            f"no image can be decoded (first: {broken[0].path}: {broken[0].fault})"
-            if broken
-            else "the label file is empty"
-        )
+    if not count:
+        reason = "the label file is empty"
+        if broken:
+            reason = f"no image can be decoded (first: {broken[0].path}: {broken[0].fault})"
         raise InputError(f"cannot compute a mean image: {reason}")
-    total = np.zeros(shape, np.uint64)
-    for class_sum in (sums[ALL_IMAGES],) if ALL_IMAGES in sums else sums.values():
-        total += class_sum
-    class_means = {
-        label: _sums_to_mean(sums[label], counts[label]) for label in sorted(sums) if per_class and label != ALL_IMAGES
-    }
-    mean, std = _compute_channel_statistics(histogram)
-    return MeanImage(_sums_to_mean(total, count), mean, std, count, image_property, tuple(broken), class_means)
-
-
-def _count_images(class_counts: Counter[int]) -> int:
-    """Return the number of images, given the number by class.
-
-    An image of a multi-label file counts in each of its classes, and once in the additional class ALL_IMAGES.
-    """
-    return class_counts[ALL_IMAGES] or class_counts.total()
+    means = {label: _sums_to_mean(sums, total.counts[label]) for label, sums in sorted(total.sums.items())}
+    mean, std = _compute_channel_statistics(total.histogram)
+    return MeanImage(means.pop(ALL_IMAGES), mean, std, count, image_property, tuple(broken), means)
 
 
 def _sums_to_mean(sums: NDArray[Any], num_images: int) -> NDArray[np.float32]:
@@ -286,56 +270,41 @@ def _read_cache_file(path: Path, image_property: ImageProperty) -> MeanImage:
 
 
 @dataclass(frozen=True, slots=True)
-class _PartialSums:
-    """Sums of the pixel values of a chunk of images.
+class _Sums:
+    """Sums of the pixel values of some images.
 
     Attributes:
-        sums: sum of the images by class index, uint16 `(H, W, C)`. Without `per_class`, all images count as class 0;
-            with `per_class`, images of a multi-label file also count as class ALL_IMAGES.
-        counts: number of images in each element of `sums`, by the same key.
         histogram: number of pixels of each value in each channel, uint64 `(C, 256)`.
+        sums: sum of the images by class index `(H, W, C)`; without `per_class`, only of ALL_IMAGES.
+        counts: number of images in each element of `sums`, by the same key.
         broken_images: images that could not be decoded.
     """
 
-    sums: dict[int, NDArray[np.uint16]]
-    counts: Counter[int]
     histogram: NDArray[np.uint64]
-    broken_images: list[BrokenImage]
+    sums: dict[int, NDArray[Any]] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
+    broken_images: list[BrokenImage] = field(default_factory=list)
 
 
-def _compute_partial_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _PartialSums:
+def _compute_sums(items: Sequence[LabeledPath], image_property: ImageProperty, per_class: bool) -> _Sums:
     """Sum the images in `items`; there must be at most 257.
 
     The sums of at most 257 images fit into uint16, so that worker processes return little data.
     """
-    result = _PartialSums({}, Counter(), np.zeros((image_property.channels, 256), dtype=np.uint64), [])
+    result = _Sums(np.zeros((image_property.channels, 256), np.uint64))
     for item in items:
         loaded = try_load_pixels(item.path, image_property)
         if isinstance(loaded, BrokenImage):
             result.broken_images.append(loaded)
             continue
-        labels = (item.label,) if item.labels is None else (*item.labels, ALL_IMAGES)
-        for label in labels if per_class else (0,):
+        labels = (item.label,) if item.labels is None else item.labels
+        for label in (ALL_IMAGES, *labels) if per_class else (ALL_IMAGES,):
             result.counts[label] += 1
             result.sums.setdefault(label, np.zeros(loaded.shape, np.uint16))[...] += loaded
-        result.histogram[...] += _compute_histogram(loaded)
+        # mean and std from a histogram are exact, and cost a tenth of those from the pixels
+        values = Image.fromarray(loaded[:, :, 0] if loaded.shape[2] == 1 else loaded).histogram()
+        result.histogram[...] += np.asarray(values, np.uint64).reshape(-1, 256)
     return result
-
-
-def _iter_chunks(items: Iterable[LabeledPath], size: int) -> Iterator[list[LabeledPath]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
-        yield chunk
-
-
-def _compute_histogram(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the number of pixels of each value in each channel, `(C, 256)`.
-
-    To compute mean and std from a histogram is exact, and costs a tenth of computing them from the pixels.
-    """
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    counts: NDArray[np.uint64] = np.asarray(image.histogram(), dtype=np.uint64)
-    return counts.reshape(-1, 256)
 
 
 def _compute_channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from numbers import Integral
 from typing import Any, Literal, overload
 
@@ -27,7 +28,6 @@ from mlimages.dataset.mean_files import load_mean_image
 from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means, list_mean_files
 from mlimages.images import LabeledImage, from_network_input, iter_pixels, require_image_property, to_network_input
 from mlimages.labels import (
-    Label,
     LabelFile,
     class_definition_path,
     find_source,
@@ -227,23 +227,25 @@ class TrainingData:
         return self._iter_batches(size, workers)
 
     def _iter_batches(self, size: int, workers: int | None) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-        pixels: list[NDArray[np.uint8]] = []
-        labels: list[Label] = []
+        decoded = self._iter_decoded(workers)
+        while batch := list(islice(decoded, size)):
+            pixels, labels = zip(*batch, strict=True)
+            x = to_network_input(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
+            if self.labels.is_multi_label:
+                yield x, multi_hot(labels, len(self.labels.class_names))
+            else:
+                yield x, np.asarray(labels, dtype=np.int64)
+
+    def _iter_decoded(self, workers: int | None) -> Iterator[tuple[NDArray[np.uint8], Any]]:
+        """Yield the pixels and the class index, or class indices, of each image; skip and log broken images."""
         first_broken, num_decoded = None, 0
-        num_classes = len(self.labels.class_names) if self.labels.is_multi_label else 0
         for item, loaded in iter_pixels(self.labels, self.image_property, workers=workers):
             if isinstance(loaded, BrokenImage):
                 logger.warning("skipped %s: %s (%s)", loaded.path, loaded.fault, loaded.detail)
                 first_broken = first_broken or loaded
-                continue
-            num_decoded += 1
-            pixels.append(loaded)
-            labels.append(item.label if item.labels is None else item.labels)
-            if len(pixels) == size:
-                yield self._make_batch(pixels, labels, num_classes)
-                pixels, labels = [], []
-        if pixels:
-            yield self._make_batch(pixels, labels, num_classes)
+            else:
+                num_decoded += 1
+                yield loaded, item.label if item.labels is None else item.labels
         if first_broken and not num_decoded:
             raise InputError(
                 f"none of the images of {find_source(self.labels)} can be used (first: {first_broken.path}: "
@@ -287,12 +289,6 @@ class TrainingData:
         pixels = from_network_input(array[None], self.normalization, self.mean_image)[0]  # (H, W, C)
         image = LabeledImage.from_array(pixels.transpose(2, 0, 1).astype(np.float32), label)
         return image.to_array(color=not self.image_property.gray_scale) if raw else image
-
-    def _make_batch(
-        self, pixels: list[NDArray[np.uint8]], labels: list[Any], num_classes: int
-    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        x = to_network_input(np.stack(pixels), self.normalization, self.mean_image)  # (N, C, H, W)
-        return x, multi_hot(labels, num_classes) if num_classes else np.asarray(labels, dtype=np.int64)
 
 
 def multi_hot(labels: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.float32]:
