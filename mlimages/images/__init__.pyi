@@ -1,7 +1,6 @@
 from .arrays import from_network_input as from_network_input
 from .arrays import to_network_input as to_network_input
 from .arrays import to_uint8 as to_uint8
-from .decoded_image import WHITE as WHITE
 from .decoded_image import DecodedImage as DecodedImage
 from .decoded_image import DecodeOptions as DecodeOptions
 from .decoded_image import ImageHeader as ImageHeader
@@ -21,7 +20,6 @@ from .geometry import try_load_pixels as try_load_pixels
 from .image_files import copy_by_class as copy_by_class
 from .image_files import find_images as find_images
 from .labeled_image import LabeledImage as LabeledImage
-from .reading import MAX_FILE_BYTES as MAX_FILE_BYTES
 from .reading import MIN_REMOTE_READERS as MIN_REMOTE_READERS
 from .reading import describe_if_most_images_missing as describe_if_most_images_missing
 from .reading import make_reader_pool as make_reader_pool

@@ -155,21 +155,18 @@ def decode(
     )
 
 
-def load_rgb(
-    source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS, background: tuple[int, int, int] = WHITE
-) -> Image.Image:
+def load_rgb(source: str | os.PathLike[str] | bytes, *, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """Load an image as 8-bit RGB at full size, with its EXIF orientation applied.
 
     Args:
         source: path, or the bytes of an image file.
-        max_pixels: maximum number of pixels (width x height); larger images are rejected before decoding.
         background: RGB colour behind transparent pixels.
 
     Raises:
         ImageError: the image cannot be decoded; `fault` is the reason.
         TypeError: `source` is neither a path nor bytes.
     """
-    return decode(source, max_pixels=max_pixels, options=DecodeOptions(background=background)).image
+    return decode(source, options=DecodeOptions(background=background)).image
 
 
 @reraise_as_image_error

@@ -83,8 +83,7 @@ def prepare_pixels(
     require_type(image, Image.Image, "a PIL image")
     require_image_property(image_property)
     source = image.convert("L") if image_property.gray_scale else image
-    pixels = np.asarray(resize_and_crop(source, image_property, size=size))  # (H, W) or (H, W, 3)
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+    return np.atleast_3d(np.asarray(resize_and_crop(source, image_property, size=size)))  # (H, W) or (H, W, 3)
 
 
 def resize_and_crop(
@@ -101,9 +100,8 @@ def resize_and_crop(
     if image_property.resize == "downscale":
         image = image.crop(_compute_central_box(*image.size, image_property))
         size = image.size
-    return _crop(
-        _resize(image, image_property, compute_resized_size(*(size or image.size), image_property)), image_property
-    )
+    resized_size = compute_resized_size(*(size or image.size), image_property)
+    return _crop(_resize(image, image_property, resized_size), image_property)
 
 
 def _compute_central_box(width: int, height: int, image_property: ImageProperty) -> tuple[int, int, int, int]:
@@ -142,7 +140,6 @@ def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:
 
 
 def _choose_decode_options(header: ImageHeader, image_property: ImageProperty) -> DecodeOptions:
-    """Return the options with which `load_pixels` decodes an image."""
     if image_property.resize not in ("shorter", "squash", "letterbox"):
         return DecodeOptions()
     width, height = header.size

@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from mlimages.core import format_examples
+
+if TYPE_CHECKING:
+    from matplotlib.font_manager import FontEntry
 
 logger = logging.getLogger(__name__)
 
@@ -35,48 +38,32 @@ CLASS_INDICES_NOTE = "class indices replace names that no installed font can dis
 """Note below a plot or contact sheet with class indices instead of names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Font:
-    """An installed font.
-
-    Attributes:
-        family: family name in matplotlib.
-        path: path of the font file.
-        face_index: index of the font in the file, which may contain several.
-    """
-
-    family: str
-    path: str
-    face_index: int = 0
-
-
 @cache
-def find_installed_fonts() -> tuple[Font, ...]:
+def find_installed_fonts() -> tuple[FontEntry, ...]:
     """Return the installed regular font of each of `FONT_FAMILIES`, in order; an empty tuple without matplotlib."""
     try:
         from matplotlib import font_manager
     except ModuleNotFoundError:
         return ()
-    found: dict[str, Font] = {}
+    found: dict[str, FontEntry] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda entry: entry.fname):
         regular = (entry.style, entry.weight, entry.stretch) == ("normal", 400, "normal")
         if regular and entry.name in FONT_FAMILIES and Path(entry.fname).exists():  # the cached list may be outdated
-            found.setdefault(entry.name, Font(entry.name, str(entry.fname), getattr(entry, "index", 0)))
+            found.setdefault(entry.name, entry)
     return tuple(found[family] for family in FONT_FAMILIES if family in found)
 
 
 @cache
-def _read_code_points(font: Font) -> frozenset[int]:
-    """Return the code points that a font has glyphs for."""
+def _read_code_points(font_path: str) -> frozenset[int]:
     from matplotlib.ft2font import FT2Font
 
-    return frozenset(FT2Font(font.path).get_charmap())
+    return frozenset(FT2Font(font_path).get_charmap())
 
 
-def find_font(text: str) -> Font | None:
+def find_font(text: str) -> FontEntry | None:
     """Return the first installed font of `FONT_FAMILIES` that has glyphs for every character; None if there is none."""
     wanted = {ord(char) for char in text if unicodedata.category(char) not in ("Cf", "Zs")}
-    return next((font for font in find_installed_fonts() if wanted <= _read_code_points(font)), None)
+    return next((font for font in find_installed_fonts() if wanted <= _read_code_points(font.fname)), None)
 
 
 def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] | None = None) -> list[str]:
@@ -102,7 +89,7 @@ def replace_undrawable_names(names: Sequence[str], class_indices: Sequence[int] 
 def find_font_families(texts: Sequence[str]) -> list[str]:
     """Return the font families that matplotlib needs to draw these texts, starting with the default."""
     fonts = (find_font(text) for text in texts if not text.isascii())
-    return list(dict.fromkeys(["DejaVu Sans", *(font.family for font in fonts if font)]))
+    return list(dict.fromkeys(["DejaVu Sans", *(font.name for font in fonts if font)]))
 
 
 def draw_text_line(
@@ -131,11 +118,9 @@ def draw_text_line(
     found = None if text.isascii() else find_font(text)
     if found is None:
         text = "".join(char if char.isascii() else "?" for char in text)
-    font = (
-        ImageFont.load_default(font_size)
-        if found is None
-        else ImageFont.truetype(found.path, font_size, found.face_index)
-    )
+        font = ImageFont.load_default(font_size)
+    else:
+        font = ImageFont.truetype(found.fname, font_size, getattr(found, "index", 0))
     shown = text
     while len(text) > 1 and font.getlength(shown) > width:
         text = text[:-1]

@@ -99,7 +99,7 @@ def test_names_are_drawn_with_an_installed_font_that_has_their_characters(
     for name in names[1:]:
         font = text.find_font(name)
         assert font is not None
-        with TTFont(font.path) as file:
+        with TTFont(font.fname) as file:
             assert {ord(char) for char in name} <= set(file.getBestCmap())
     drawn, numbers = (draw_all(tmp_path / f"{ord(n)}", ["dog", CYRILLIC, n]) for n in (JAPANESE, "2"))
     assert not caplog.records
@@ -166,7 +166,7 @@ def test_only_regular_fonts_of_known_families_that_are_there_are_installed(
     ]  # fmt: skip
     fonts.ttflist = [*(replace(own, **change) for change in changes), own]
     found = text.find_installed_fonts()
-    assert [(font.family, font.path, font.face_index) for font in found] == [
+    assert [(font.name, font.fname, font.index) for font in found] == [
         ("IPAGothic", str(japanese_font), 0), ("Unifont", str(japanese_font), 0),
     ]  # fmt: skip
 
