@@ -17,4 +17,3 @@ from .result import list_result_paths as list_result_paths
 from .result import write_results as write_results
 from .run_checks import check as check
 from .run_checks import find_decodable_images as find_decodable_images
-from .run_checks import group_duplicates as group_duplicates

@@ -163,8 +163,7 @@ def _compute_gradients(images: FloatArray) -> FloatArray:
 def _normalize_contrast(images: FloatArray, box: FloatArray) -> FloatArray:
     """Subtract the local mean, and divide by the local standard deviation; `box @ image @ box.T` is the local mean."""
     centered = images - box @ images @ box.T
-    contrast: FloatArray = centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
-    return contrast
+    return centered / np.sqrt(box @ (centered * centered) @ box.T + NOISE_LEVEL**2)
 
 
 def _normalize_rows(weights: NDArray[np.floating]) -> FloatArray:

@@ -6,15 +6,15 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from mlimages.checks.measurements import MEASUREMENTS_VERSION
-from mlimages.checks.near_duplicates import IndexPairs
+from mlimages.checks.near_duplicates import Indices
 from mlimages.core import Fault, cache_dir, supports_locks
 from mlimages.images import HAS_SIMPLEJPEG
 
@@ -57,7 +57,7 @@ class ExaminedImage:
     detail: str = ""
 
 
-class CheckCache:
+class CheckCache(AbstractContextManager["CheckCache", None]):
     """Cache of measurements in a SQLite file; if the file cannot be used, the cache is kept only in memory."""
 
     def __init__(self) -> None:
@@ -73,9 +73,6 @@ class CheckCache:
         except sqlite3.Error as error:
             logger.warning("cannot open the cache of `check` (%s: %s): every image is decoded again", path, error)
             self._db = _open_database(":memory:")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
@@ -117,15 +114,15 @@ class CheckCache:
             [(file.path, file.fingerprint, image.sha256) for file, image in rows if file],
         )
 
-    def find_duplicate_pairs(self, key: bytes) -> IndexPairs | None:
+    def find_duplicate_pairs(self, key: bytes) -> Indices | None:
         """Return the index pairs stored under this key, a hash of the images and thresholds; None if none were stored.
 
-        The result is empty `(0, 2)` if the images were compared and have no duplicates.
+        The result `(N, 2)` is empty if the images were compared and have no duplicates.
         """
         rows = self._read_rows("SELECT found FROM links WHERE key = ?", [key])
         return np.frombuffer(rows[0][0], np.int64).reshape(-1, 2) if rows else None
 
-    def store_duplicate_pairs(self, key: bytes, pairs: IndexPairs) -> None:
+    def store_duplicate_pairs(self, key: bytes, pairs: Indices) -> None:
         """Store the index pairs of duplicates and near-duplicates under a key."""
         self._write_rows("INSERT OR REPLACE INTO links VALUES (?, ?)", [(key, pairs.astype(np.int64).tobytes())])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +39,8 @@ THUMBNAIL_PROPERTY = ImageProperty(THUMBNAIL_PX, resize="squash", gray_scale=Tru
 
 Features = NDArray[np.floating]
 
-
-class AlignedPair(NamedTuple):
-    """The indices of two images, and the correlation of their aligned thumbnails."""
-
-    first_index: int
-    second_index: int
-    correlation: float
+AlignedPair = tuple[int, int, float]
+"""The indices of two images, and the correlation of their aligned thumbnails."""
 
 
 def find_pairs_by_features(paths: Sequence[Path], embed: Embedder, progress: Progress) -> list[AlignedPair]:
@@ -58,13 +52,9 @@ def find_pairs_by_features(paths: Sequence[Path], embed: Embedder, progress: Pro
         paths: paths of the images.
         embed: function that computes the features of images.
         progress: shows how many images and pairs have been processed.
-
-    Raises:
-        MissingExtraError: there are more than 100,000 images, and the extra `usearch` is not installed.
     """
     if len(paths) < 2:
         return []
-    require_usearch(len(paths))
     features = _compute_features(paths, embed, progress)
     pairs = sorted({(min(pair), max(pair)) for pair in _iter_nearest_neighbours(features)})
     with tempfile.TemporaryFile() as file:
@@ -154,6 +144,6 @@ def _align_pairs(
         correlations = align_and_correlate(thumbnails[chunk[:, 0]], thumbnails[chunk[:, 1]])
         for (first, second), correlation in zip(chunk.tolist(), correlations.tolist(), strict=True):
             if correlation >= MIN_CORRELATION:
-                yield AlignedPair(first, second, correlation)
+                yield first, second, correlation
         progress.advance(len(chunk))
     progress.close()

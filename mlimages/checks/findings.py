@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlimages.checks.codes import CODES, ERROR_CODES, Code, Finding, Thresholds
 from mlimages.checks.image_table import ImageTable
 from mlimages.checks.leaks import describe_image_relation
-from mlimages.checks.rules import describe_image_finding
+from mlimages.checks.rules import RULES
 from mlimages.core import as_path
 from mlimages.labels import Label
 
@@ -65,9 +65,8 @@ class Findings:
     def counts(self) -> Counter[Code]:
         """Return the number of findings of each code, without zeros."""
         of_images = np.bincount(self.rows["code"], minlength=len(CODES)).tolist()
-        return Counter(finding.code for finding in self.class_findings) + Counter(
-            dict(zip(CODES, of_images, strict=True))
-        )
+        of_classes = Counter(finding.code for finding in self.class_findings)
+        return of_classes + Counter(dict(zip(CODES, of_images, strict=True)))
 
     def error_mask(self) -> NDArray[np.bool_]:
         """Return whether each image has an error, bool `(N,)`."""
@@ -98,7 +97,7 @@ class Findings:
             )
         if self.images.fault_codes[index] == code:
             return str(self.images.fault_details[index])
-        return describe_image_finding(CODES[code], self.images.measurements[index], self.thresholds)
+        return RULES[CODES[code]].describe_value(self.images.measurements[index], self.thresholds)
 
 
 def merge_finding_rows(*rows: NDArray[np.void]) -> NDArray[np.void]:

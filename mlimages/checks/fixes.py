@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shutil
+from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -111,8 +112,6 @@ def _choose_target_path(report: CheckReport, finding: Finding) -> Path | None:
         name = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
         return quarantine / name
     if finding.code == Code.WRONG_SUFFIX:
-        try:
+        with suppress(ImageError):
             return finding.path.with_suffix(get_correct_suffix(finding.path.suffix, identify(finding.path).format))
-        except ImageError:
-            return None
     return None

@@ -35,8 +35,7 @@ class ImageTable:
         class_index_maps: for each label file, an array that maps its class indices to indices in `class_names`.
         distinct_labels: the distinct labels, each a tuple of indices in `class_names` (of one index in single-label
             files).
-        label_indices: index in `distinct_labels` of each image's label `(N,)`; in single-label files, this is also the
-            index in `class_names`.
+        label_indices: index in `distinct_labels` of each image's label `(N,)`.
         measurements: `Measurements` of each image `(N,)`; zeros if not decoded.
         digests: first 16 bytes of the SHA-256 of each image `(N, 2)`; zeros if not decoded.
         fault_codes: index in `CODES` of the fault of each image file, such as `truncated` or `wrong-suffix` `(N,)`; -1
@@ -66,9 +65,7 @@ class ImageTable:
         class_names = tuple(dict.fromkeys(chain(*own_names)))
         index = {name: number for number, name in enumerate(class_names)}
         class_index_maps = tuple(np.array([index[name] for name in names], np.intp) for names in own_names)
-        distinct: dict[tuple[int, ...], int] = {}
-        if not any(file.is_multi_label for file in files):
-            distinct.update(((n,), n) for n in range(len(class_names)))
+        distinct: dict[tuple[int, ...], int] = {(n,): n for n in range(len(class_names))}
         labels = [
             _find_label_indices(file, class_index_map, distinct)
             for file, class_index_map in zip(files, class_index_maps, strict=True)
@@ -164,11 +161,9 @@ class ImageTable:
 def _find_label_indices(
     file: LabelFile, class_index_map: NDArray[np.intp], distinct_labels: dict[tuple[int, ...], int]
 ) -> NDArray[np.int32]:
-    """Return the index in `distinct_labels` of each image's label; new labels of a multi-label file are added to it."""
-    if not file.is_multi_label:
-        numbers = np.fromiter((label for _, label in file.text_items()), np.int32)
-        return class_index_map[numbers].astype(np.int32)
+    """Return the index in `distinct_labels` of each image's label; new labels are added to it."""
     known: dict[Label, int] = {}
     rows = np.fromiter((known.setdefault(label, len(known)) for _, label in file.text_items()), np.int32)
-    own = [tuple(sorted(class_index_map[list(label)].tolist())) for label in known if isinstance(label, tuple)]
+    classes_by_label = (list(label) if isinstance(label, tuple) else [label] for label in known)
+    own = [tuple(sorted(class_index_map[classes].tolist())) for classes in classes_by_label]
     return np.array([distinct_labels.setdefault(classes, len(distinct_labels)) for classes in own], np.int32)[rows]

@@ -30,7 +30,8 @@ def record_moves(report: CheckReport, moves: Sequence[Move], *, overwrite: bool 
     if not moves:
         yield
         return
-    record = _make_moves_path(report.files[0])
+    first = report.files[0].path
+    record = first.with_name(f".{first.stem}_moves.json")
     rows = [[*(relative_name(path, record.parent) for path in (move.source, move.target)), move.code] for move in moves]
     labels = [relative_name(file.path, record.parent) for file in report.files]
     text = json.dumps({"version": 1, "label_files": labels, "moves": rows}, indent=1) + "\n"
@@ -104,7 +105,3 @@ def _is_copy(path: Path, other: Path) -> bool:
     if path.is_symlink() or other.is_symlink():
         return path.is_symlink() and other.is_symlink() and path.resolve() == other.resolve()
     return filecmp.cmp(path, other, shallow=False)
-
-
-def _make_moves_path(file: LabelFile) -> Path:
-    return file.path.with_name(f".{file.path.stem}_moves.json")

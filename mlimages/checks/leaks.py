@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +47,25 @@ def find_duplicate_groups(images: ImageTable, thresholds: Thresholds, cache: Che
     compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds)).astype(np.int32)
     plain = _find_plain_images(images, thresholds)[compared_indices]
     min_correlation = np.where(plain, thresholds.plain_correlation, thresholds.near_correlation).astype(np.float32)
-    key = _make_cache_key(images, compared_indices, min_correlation, thresholds)
+    key = _make_cache_key(thresholds, images.digests, compared_indices, min_correlation)
     groups = DisjointSets(len(images))
     groups.merge_pairs(_find_equal_digests(images.digests))
     known = cache.find_duplicate_pairs(key)
-    if known is None:
-        groups.merge_pairs(_iter_near_duplicates(images, compared_indices, min_correlation, thresholds, groups))
-        cache.store_duplicate_pairs(key, groups.list_parent_pairs())
-    else:
+    if known is not None:
         groups.merge_pairs(known.tolist())
+        return groups
+    thumbnails = images.measurements["thumbnail"]
+    pairs = find_near_duplicate_pairs(
+        lambda numbers: thumbnails[compared_indices[numbers]],
+        compute_perceptual_hashes(thumbnails, compared_indices),
+        max_bits=thresholds.near_bits,
+        max_rotated_bits=thresholds.turned_bits,
+        min_correlation_per_image=min_correlation,
+        min_crop_correlation=thresholds.crop_correlation,
+        find_groups=lambda numbers: groups.find_roots(compared_indices[numbers]),
+    )
+    groups.merge_pairs((int(compared_indices[one]), int(compared_indices[other])) for one, other in pairs)
+    cache.store_duplicate_pairs(key, groups.list_parent_pairs())
     return groups
 
 
@@ -67,14 +77,14 @@ def merge_groups_by_features(
     A pair is excluded if both images are tiny, have no detail or are line art: such images are similar even if they
     show different objects.
     """
-    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds))
+    compared_indices = np.flatnonzero(images.decoded_mask & ~is_blank(images.measurements, thresholds)).tolist()
     plain = _find_plain_images(images, thresholds)
-    paths = images.find_paths(set(compared_indices.tolist()))
-    found = find_pairs_by_features([paths[index] for index in compared_indices.tolist()], embed, progress)
-    pairs = [AlignedPair(int(compared_indices[a]), int(compared_indices[b]), value) for a, b, value in found]
-    pairs = [pair for pair in pairs if not (plain[pair.first_index] and plain[pair.second_index])]
-    new = [pair for pair in pairs if groups.find_root(pair.first_index) != groups.find_root(pair.second_index)]
-    groups.merge_pairs(pair[:2] for pair in new)
+    paths = images.find_paths(set(compared_indices))
+    found = find_pairs_by_features([paths[index] for index in compared_indices], embed, progress)
+    pairs = [(compared_indices[a], compared_indices[b], correlation) for a, b, correlation in found]
+    pairs = [(a, b, correlation) for a, b, correlation in pairs if not (plain[a] and plain[b])]
+    new = [(a, b, correlation) for a, b, correlation in pairs if groups.find_root(a) != groups.find_root(b)]
+    groups.merge_pairs((a, b) for a, b, _ in new)
     return new
 
 
@@ -101,60 +111,28 @@ def describe_image_relation(code: Code, other_path: Path, class_name: str, *, is
 def _find_plain_images(images: ImageTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return whether each image is tiny, without detail, or line art, bool `(N,)`."""
     measurements = images.measurements
-    plain: NDArray[np.bool_] = (
+    return (
         is_tiny(measurements, thresholds)
         | (measurements["two_level_fraction"] >= MIN_LINE_ART_FRACTION)
         | (measurements["sharpness"] < MAX_SMOOTH_SHARPNESS)
     )
-    return plain
 
 
 def _find_equal_digests(digests: NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
     """Yield pairs of indices with equal, nonzero digests `(N, 2)`."""
     order = np.lexsort(digests.T)
-    last = digests[order, 1]
-    same = np.flatnonzero(last[:-1] == last[1:])
-    before, after = order[same], order[same + 1]
-    same = (digests[before] == digests[after]).all(axis=1) & digests[after].any(axis=1)
-    return zip(before[same].tolist(), after[same].tolist(), strict=True)
+    ordered = digests[order]
+    same = np.flatnonzero((ordered[:-1] == ordered[1:]).all(axis=1) & ordered[1:].any(axis=1))
+    return zip(order[same].tolist(), order[same + 1].tolist(), strict=True)
 
 
-def _iter_near_duplicates(
-    images: ImageTable,
-    compared_indices: NDArray[np.int32],
-    min_correlation_per_image: NDArray[np.float32],
-    thresholds: Thresholds,
-    groups: DisjointSets,
-) -> Iterator[tuple[int, int]]:
-    """Yield pairs of near-duplicates, as indices in `images`.
-
-    Only the images at `compared_indices` `(M,)` are compared. Each has its own threshold in `min_correlation_per_image`
-    `(M,)`; a pair must reach the higher of its two thresholds.
-    """
-    pairs = find_near_duplicate_pairs(
-        lambda numbers: images.measurements["thumbnail"][compared_indices[numbers]],
-        compute_perceptual_hashes(images.measurements["thumbnail"], compared_indices),
-        max_bits=thresholds.near_bits,
-        max_rotated_bits=thresholds.turned_bits,
-        min_correlation_per_image=min_correlation_per_image,
-        min_crop_correlation=thresholds.crop_correlation,
-        find_groups=lambda numbers: groups.find_roots(compared_indices[numbers]),
-    )
-    return ((int(compared_indices[one]), int(compared_indices[other])) for one, other in pairs)
-
-
-def _make_cache_key(
-    images: ImageTable,
-    compared_indices: NDArray[np.int32],
-    min_correlation_per_image: NDArray[np.float32],
-    thresholds: Thresholds,
-) -> bytes:
+def _make_cache_key(thresholds: Thresholds, *columns: NDArray[Any]) -> bytes:
     """Hash everything that determines which images are near-duplicates."""
     key = hashlib.sha256(
         f"{NEAR_DUPLICATES_VERSION} {thresholds.near_bits} {thresholds.turned_bits} "
         f"{thresholds.crop_correlation} ".encode()
     )
-    for column in (images.digests, compared_indices, min_correlation_per_image):
+    for column in columns:
         key.update(column.data)
     return key.digest()
 

@@ -23,10 +23,6 @@ MIN_REDUCED_SIDE_PX = 128
 MAX_GRAY_CHROMA = 2
 """Maximum distance of Cb and Cr from 128 in a grayscale image saved as a colour JPEG."""
 
-MAX_GRAY_MEAN_DIFFERENCE = 9
-"""If the means of red, green and blue differ by more than this, the image is not grayscale: Cb or Cr differs from 128
-by more than MAX_GRAY_CHROMA (JFIF 1.02)."""
-
 MAX_ONE_THREAD_LENGTH = 10_000
 """Maximum length of vectors whose dot product OpenBLAS computes in one thread. For longer vectors, it uses threads that
 busy-wait and take CPU time from the other workers."""
@@ -116,7 +112,7 @@ def measure_image(data: bytes, *, max_pixels: int) -> Measurements:
         ImageError: the image cannot be decoded.
     """
     decoded = decode(data, max_pixels=max_pixels, options=_choose_decode_options)
-    small, mode = decoded.image, decoded.header.mode
+    small = decoded.image
     luma = small.convert("L")
     thumbnail = luma.resize((16, 16), Image.Resampling.BOX)
     if decoded.remaining_orientation != 1:
@@ -127,7 +123,7 @@ def measure_image(data: bytes, *, max_pixels: int) -> Measurements:
     width, height = decoded.size
     return Measurements(
         format=decoded.header.format,
-        mode=mode,
+        mode=decoded.header.mode,
         width=width,
         height=height,
         orientation=decoded.orientation,
@@ -135,7 +131,7 @@ def measure_image(data: bytes, *, max_pixels: int) -> Measurements:
         high_bit_depth=decoded.header.high_bit_depth,
         irregular_jpeg=decoded.irregular_jpeg,
         transparent=decoded.transparent,
-        grayscale=mode in ("1", "L", "LA") or mode[:1] in "IF" or _is_gray(sample, (red, green, blue)),
+        grayscale=_is_gray(sample),
         luma_p2=low,
         luma_p98=high,
         luma_median=typical,
@@ -160,10 +156,8 @@ def _choose_decode_options(header: ImageHeader) -> DecodeOptions:
     )
 
 
-def _is_gray(image: Image.Image, channel_means: tuple[int, ...]) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     """Whether the channels are equal except for JPEG artifacts."""
-    if max(channel_means) - min(channel_means) > MAX_GRAY_MEAN_DIFFERENCE:
-        return False
     ranges: Any = image.convert("YCbCr").getextrema()
     return all(low >= 128 - MAX_GRAY_CHROMA and high <= 128 + MAX_GRAY_CHROMA for low, high in ranges[1:])
 
@@ -179,7 +173,6 @@ def _compute_luma_statistics(luma_image: Image.Image) -> tuple[int, int, int, fl
 
 
 def _measure_sharpness(luma_image: Image.Image) -> float:
-    """Return `Measurements.sharpness`."""
     width, height = luma_image.size
     step = 18 if height >= MIN_REDUCED_SIDE_PX else 3  # a sixth of a large image suffices
     step = max(step, min(height, 3 * width * height // MAX_ONE_THREAD_LENGTH + 1))

@@ -42,9 +42,6 @@ Value = TypeVar("Value", bound=np.generic)
 
 Indices = NDArray[np.intp]
 
-IndexPairs = NDArray[np.intp]
-"""Pairs of indices `(N, 2)`."""
-
 
 class DisjointSets:
     """Disjoint sets of the integers 0..size-1: union-find with path halving. A set's root is its smallest element."""
@@ -73,7 +70,7 @@ class DisjointSets:
             one, other = self.find_root(one), self.find_root(other)
             self._parent[max(one, other)] = min(one, other)
 
-    def list_parent_pairs(self) -> IndexPairs:
+    def list_parent_pairs(self) -> Indices:
         """Return the edges of the disjoint-set forest: each element that is not a root, and its parent `(N, 2)`.
 
         `merge_pairs` restores the sets from these pairs.

@@ -51,11 +51,6 @@ def apply_rules(images: ImageTable, thresholds: Thresholds) -> NDArray[np.void]:
     return np.concatenate(found)
 
 
-def describe_image_finding(code: Code, measurements: np.void, thresholds: Thresholds) -> str:
-    """Return why an image has the code, such as the measured value."""
-    return RULES[code].describe_value(measurements, thresholds)
-
-
 def apply_class_rules(images: ImageTable, thresholds: Thresholds) -> Iterator[Finding]:
     """Yield a finding for each class that is much smaller than its label file's largest class, or is blurred."""
     for number, file in enumerate(images.files):
@@ -104,15 +99,11 @@ def describe_wrong_suffix(path: str, pil_format: str) -> str:
 
     Images in shards are not checked: `gather` gives all of them the same suffix, as `datasets.load_dataset` requires.
     """
-    if is_member_path(path):
-        return ""
     suffix = os.path.splitext(path)[1]  # noqa: PTH122  # a str
     right = get_correct_suffix(suffix, pil_format)
-    return (
-        ""
-        if right == suffix
-        else f"{pil_format} data with {f'suffix {suffix}' if suffix else 'no suffix'}: rename to {right}"
-    )
+    if right == suffix or is_member_path(path):
+        return ""
+    return f"{pil_format} data with {f'suffix {suffix}' if suffix else 'no suffix'}: rename to {right}"
 
 
 _SUFFIX_BY_FORMAT = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}
@@ -127,8 +118,7 @@ def is_tiny(measurements: MeasurementTable, thresholds: Thresholds) -> NDArray[n
 
 def is_blank(measurements: MeasurementTable, thresholds: Thresholds) -> NDArray[np.bool_]:
     """Return whether nearly all pixels of each image have nearly the same luma, bool `(n,)`."""
-    blank: NDArray[np.bool_] = _compute_luma_range(measurements) <= thresholds.blank_spread
-    return blank
+    return _compute_luma_range(measurements) <= thresholds.blank_spread
 
 
 def _compute_luma_range(measurements: MeasurementTable) -> NDArray[np.int16]:

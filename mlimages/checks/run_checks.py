@@ -28,7 +28,6 @@ from mlimages.core import (
     Embedder,
     Fault,
     ImageError,
-    LabeledPath,
     NoProgress,
     Pool,
     Progress,
@@ -130,19 +129,6 @@ def check(
         measurements=images.measurements,
         digests=images.digests,
     )
-
-
-def group_duplicates(
-    paths: Iterable[Path], *, thresholds: Thresholds | None = None, progress: Progress | None = None
-) -> dict[Path, int]:
-    """Return a group number for each path whose image has duplicates or near-duplicates.
-
-    The result can be passed to `labels.split` as `groups`.
-    """
-    listed = [LabeledPath(path, 0) for path in paths]
-    file = LabelFile("paths.txt", items=lambda: listed, class_names=("all",))
-    groups = check([file], thresholds=thresholds, progress=progress).duplicate_groups
-    return {path: number for number, group in enumerate(groups) for path in group}
 
 
 def find_decodable_images(paths: Iterable[Path]) -> dict[Path, bytes]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlimages.checks import group_duplicates
+from mlimages.checks import check
 from mlimages.core import (
     BundleError,
     ClassScore,
     ConfusionMatrix,
+    LabeledPath,
     class_scores,
     combine_class_scores,
     format_percent,
@@ -231,10 +232,10 @@ def _make_label_conflict_tiles(run: RunFolder) -> list[pages.GalleryTile]:
     if len(items) > MAX_IMAGES_TO_COMPARE or any(item.labels is not None for item in items[:1]):
         return []
     label_of = {item.path: item.label for item in items}
-    groups: dict[int, dict[int, Path]] = {}
-    for path, number in sorted(group_duplicates(label_of).items(), reverse=True):
-        groups.setdefault(number, {})[label_of[path]] = path  # finally the first path of each class
-    conflicts = (list(paths.values())[::-1] for _, paths in sorted(groups.items()) if len(paths) > 1)
+    images = [LabeledPath(path, 0) for path in label_of]
+    groups = check(LabelFile("paths.txt", items=lambda: images, class_names=("all",))).duplicate_groups
+    by_class = ({label_of[path]: path for path in sorted(group, reverse=True)} for group in groups)  # the first path
+    conflicts = (list(paths.values())[::-1] for paths in by_class if len(paths) > 1)
     return [
         pages.GalleryTile(
             tuple(pages.embed_thumbnail(path, run.preprocessing.image) for path in paths),

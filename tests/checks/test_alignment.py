@@ -31,7 +31,6 @@ from mlimages.checks.alignment import (
 from mlimages.checks.feature_pairs import (
     MIN_CORRELATION,
     NUM_NEIGHBOURS,
-    AlignedPair,
     _align_pairs,
     _compute_features,
     _iter_nearest_neighbours,
@@ -273,8 +272,7 @@ def test_pairs_are_near_duplicates_from_the_minimum_correlation(
     )
     thumbs = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((1, 64, 64), np.uint8)
     found = list(_align_pairs(thumbs, [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 4)], NoProgress()))
-    expected = [(0, 1, 0.9), (0, 3, 0.7), (0, 4, values[4]), (1, 4, 0.7)]
-    assert found == [AlignedPair(*pair) for pair in expected]
+    assert found == [(0, 1, 0.9), (0, 3, 0.7), (0, 4, values[4]), (1, 4, 0.7)]
 
 
 class Recording(NoProgress):
@@ -307,7 +305,7 @@ def test_fewer_than_two_images_have_no_pair_and_one_that_is_gone_none_either(tmp
     for names, pair in ((("a.png", "b.png"), (0, 1)), (("a.png", "gone.png", "b.png"), (0, 2))):
         steps: list[tuple[object, ...]] = []
         (found,) = find_pairs_by_features([tmp_path / name for name in names], of_length, Recording(steps))
-        assert (found[:2], found.correlation) == (pair, pytest.approx(1, abs=1e-4))
+        assert found == (*pair, pytest.approx(1, abs=1e-4))
         counts = {"features": (len(names), "images"), "align": (len(names) * (len(names) - 1) // 2, "pairs")}
         assert steps == [
             step for what, (count, unit) in counts.items() for step in ((what, count, unit), (count,), ("close",))

@@ -137,21 +137,8 @@ def test_an_image_is_grey_if_cb_and_cr_are_within_2_of_128() -> None:
     clear = (np.abs(levels - np.rint(levels)) > 0.03).all(axis=1)  # but for the precision of Pillow, which rounds down
     expected = ((np.floor(levels) >= 126) & (np.floor(levels) <= 130)).all(axis=1)
     assert {125, 126, 130, 131} <= set(np.floor(levels[clear]).ravel())
-    found = [_is_gray(Image.new("RGB", (4, 4), tuple(each)), tuple(each)) for each in rgb.tolist()]
+    found = [_is_gray(Image.new("RGB", (4, 4), tuple(each))) for each in rgb.tolist()]
     assert np.array_equal(np.array(found)[clear], expected[clear])
-
-
-def test_channels_that_differ_by_more_than_9_on_average_are_coloured() -> None:
-    """The short way out never contradicts the long one."""
-    levels = np.arange(0, 256, 5)
-    rgb = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
-    apart = np.ptp(rgb, axis=1)
-    assert (
-        np.abs(chroma(rgb[apart > measurements.MAX_GRAY_MEAN_DIFFERENCE]) - 128).max(axis=1)
-        > measurements.MAX_GRAY_CHROMA + 0.5
-    ).all()
-    grey = Image.new("RGB", (4, 4), (99, 99, 99))
-    assert [_is_gray(grey, (90, 95, 90 + each)) for each in (8, 9, 10)] == [True, True, False]
 
 
 def test_one_coloured_pixel_is_no_grey_image() -> None:

@@ -177,7 +177,7 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
     def found(paths: list[Path], embed: object, progress: object) -> list[AlignedPair]:
         assert (embed, progress) == ("embed", "progress")
         asked.extend(paths)
-        return [AlignedPair(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
+        return [(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
 
     monkeypatch.setattr(leaks, "find_pairs_by_features", found)
     groups = DisjointSets(8)

@@ -82,7 +82,7 @@ FACTS: list[tuple[dict[str, object], dict[Code, str]]] = [
 def test_measurements_have_these_codes_and_no_others(changes: dict[str, object], expected: dict[Code, str]) -> None:
     assert codes_of(changes) == set(expected)
     row = make_measurement_table([measurements_with(changes).pack()])[0]
-    assert {code: rules.describe_image_finding(code, row, Thresholds()) for code in expected} == expected
+    assert {code: rules.RULES[code].describe_value(row, Thresholds()) for code in expected} == expected
 
 
 def listed(classes: list[int | tuple[int, ...]], names: tuple[str, ...], name: str = "a.txt") -> LabelFile:

@@ -20,9 +20,9 @@ from mlimages.checks import (
     Thresholds,
     check,
     find_decodable_images,
-    group_duplicates,
     near_duplicates,
     run_checks,
+    split_labels,
     write_results,
 )
 from mlimages.checks.cache import CheckCache, ExaminedImage
@@ -37,7 +37,7 @@ from mlimages.checks.near_duplicates import (
 )
 from mlimages.core import ImageError, LabeledPath, LabelFileError, NoProgress, as_path
 from mlimages.images import load_rgb
-from mlimages.labels import LabelFile, formats, label_file, read_paths, split, write_label_file
+from mlimages.labels import LabelFile, formats, label_file, read_paths, write_label_file
 from tests.checks.leaks import false_groups, found_share, plant_leaks
 from tests.images.odd_images import saved
 
@@ -484,12 +484,12 @@ def test_writing_results_reads_a_label_file_no_more_often_for_more_findings(
 
 def test_a_split_keeps_near_duplicates_on_one_side(tmp_path: Path) -> None:
     images = {f"{n}_{name}.jpg": data for n in range(12) for name, data in list(edits(scene(n)))[:3]}
-    items = list(LabelFile(listed(tmp_path, images)))
-    groups = group_duplicates(item.path for item in items)
-    assert len(set(groups.values())) == 12
-    train, val = split(items, [0.75, 0.25], seed=1, groups=groups)
+    train, val = (
+        [item.path.name.split("_")[0] for item in part]
+        for part in split_labels(listed(tmp_path, images), [0.75, 0.25], seed=1)
+    )
     assert len(val) == 9
-    assert not {item.path.name.split("_")[0] for item in train} & {item.path.name.split("_")[0] for item in val}
+    assert not set(train) & set(val)
 
 
 def near(hashes: np.ndarray, thumbs: np.ndarray) -> set[tuple[int, int]]:
@@ -528,13 +528,12 @@ def test_a_hash_in_another_orientation_is_that_of_the_image_in_that_orientation(
     assert (orientation.apply_to_hashes(compute_perceptual_hashes(thumbs, every)) == turned).all()
 
 
-def test_mirrored_and_turned_copies_are_found_in_checks_and_splits(tmp_path: Path) -> None:
+def test_mirrored_and_turned_copies_are_found(tmp_path: Path) -> None:
     images = {f"{n}.jpg": jpeg(scene(n)) for n in range(30)}
     copies = {f"{turn.name}_{turn}.jpg": jpeg(scene(turn).transpose(turn), quality=50) for turn in Image.Transpose}
     report = check([listed(tmp_path, images | copies)])
     groups = {tuple(sorted(path.name for path in group)) for group in report.duplicate_groups}
     assert groups == {(f"{turn}.jpg", f"{turn.name}_{turn}.jpg") for turn in Image.Transpose}
-    assert len(set(group_duplicates(item.path for item in report.files[0]).values())) == 7
 
 
 @pytest.mark.realdata
