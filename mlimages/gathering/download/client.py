@@ -18,9 +18,6 @@ from mlimages.gathering.download.address_guard import (
 from mlimages.gathering.download.response_head import LenientConnector
 from mlimages.gathering.options import GatherOptions, check_http_proxy
 
-_Proxy = tuple[URL, aiohttp.BasicAuth | None]
-"""The URL of a proxy without its credentials, and the credentials."""
-
 _MAX_HEADER_BYTES = 64 * 1024
 """Maximum size of a header field; aiohttp's default of 8190 bytes is below that of browsers."""
 
@@ -81,7 +78,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     return middleware
 
 
-def _parse_proxy(proxy_url: str) -> _Proxy:
+def _parse_proxy(proxy_url: str) -> tuple[URL, aiohttp.BasicAuth | None]:
     """Split the URL of a proxy into the URL without its credentials, and the credentials.
 
     Raises:

@@ -294,7 +294,6 @@ def _describe_unavailable_host(state: HostState) -> str:
 
 
 def _update_host(host: Host, link: str, result: DownloadResult, requested_at: float) -> None:
-    """Update the state of the host with the result of a request for `link`."""
     state, now = host.state, time.monotonic()
     if result.http_status in _THROTTLING_STATUSES:
         state = record_throttling(state, now, requested_at=requested_at, retry_after_s=result.retry_after_s)

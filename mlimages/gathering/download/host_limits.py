@@ -120,7 +120,8 @@ class Hosts:
             num_client_processes = min(self._partition.count_shards_of_host(url), self._partition.max_requests_per_host)
             host = Host(self, limit, HostState(num_client_processes=num_client_processes), asyncio.Semaphore(limit))
             self._hosts[name] = host
-            self._evict_least_recently_used()
+            while len(self._hosts) > _MAX_CACHED_HOSTS and not next(iter(self._hosts.values())).num_active_links:
+                self._hosts.popitem(last=False)
         self._hosts.move_to_end(name)
         host.num_active_links += 1
         host.num_active_links_by_label[label] += 1
@@ -172,10 +173,3 @@ class Hosts:
             self.deadline = time.monotonic() + self._max_wait_s
             for paused in self._paused:
                 paused.notify_waiting_tasks()
-
-    def _evict_least_recently_used(self) -> None:
-        while len(self._hosts) > _MAX_CACHED_HOSTS:
-            name, host = next(iter(self._hosts.items()))
-            if host.num_active_links:
-                return
-            del self._hosts[name]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 
 from mlimages.core import Reason
 
@@ -137,19 +136,19 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
     """
     responses_per_s = _estimate_responses_per_s(state, now) + 1 / _RATE_AVERAGING_S
     give_up_at = state.give_up_at if is_redirect else math.inf
-    respond = partial(
-        replace, state, has_responded=True, give_up_at=give_up_at, responses_per_s=responses_per_s, last_response_at=now
+    state = replace(
+        state, has_responded=True, give_up_at=give_up_at, responses_per_s=responses_per_s, last_response_at=now
     )
     if requested_at < state.paused_at:  # sent before the host was paused
-        return respond()
+        return state
     rate = state.max_requests_per_s
     if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
         slow_increase = max(RATE_INCREASE_PER_S / state.num_client_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
         rate += 1.0 if state.is_ramping_up else slow_increase
-    respond = partial(respond, max_requests_per_s=rate, is_probing=False)
+    state = replace(state, max_requests_per_s=rate, is_probing=False)
     if is_redirect and state.num_refusals:
-        return respond()
-    return respond(failed_links=frozenset(), num_refusals=0, is_paused=False, num_pauses=0)
+        return state
+    return replace(state, failed_links=frozenset(), num_refusals=0, is_paused=False, num_pauses=0)
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:
@@ -215,6 +214,4 @@ def _lower_rate(state: HostState, now: float) -> HostState:
 
 def _estimate_responses_per_s(state: HostState, now: float) -> float:
     """Return the value of `responses_per_s` at the time `now`; it decays exponentially after the last response."""
-    if not state.responses_per_s:
-        return 0.0
     return state.responses_per_s * math.exp((state.last_response_at - now) / _RATE_AVERAGING_S)

@@ -41,42 +41,39 @@ def verify_and_resize(path: Path, requirements: ImageRequirements) -> ImageInfo 
     """
     data = path.read_bytes()
     opt_out = find_xmp_opt_out(data)
-    if opt_out and not requirements.ignore_opt_out:
-        return Rejection(Reason.OPT_OUT, opt_out, len(data), hashlib.sha256(data).hexdigest())
-    info = _verify_and_resize_data(path, data, requirements)
-    if opt_out and isinstance(info, ImageInfo):
-        return replace(info, detail="; ".join(filter(None, (info.detail, f"ignored opt-out: {opt_out}"))))
-    return info
-
-
-def _verify_and_resize_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageInfo | Rejection:
-    """Do what `verify_and_resize` does, without looking for opt-outs; `data` is the content of the file."""
     try:
-        decoded = decode(
-            data,
-            max_pixels=requirements.max_pixels,
-            options=partial(_choose_decode_options, data=data, requirements=requirements),
-        )
-        if requirements.target_shorter_px is None:
-            size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
-            return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
-        resized = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
-        resized.save(out := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
-        stored = out.getvalue()
-        with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
-            file.write(stored)
-            file.truncate()
-        info = _make_image_info(stored, resized, resized.size, "JPEG")
-        return replace(info, detail=f"resized: {requirements.target_shorter_px}")
-    except _UnsuitableImageError as error:
-        reason, detail = error.reason, error.detail
+        if opt_out and not requirements.ignore_opt_out:
+            raise _UnsuitableImageError(Reason.OPT_OUT, opt_out)
+        info = _verify_and_resize_data(path, data, requirements)
     except ImageError as error:
-        reason, detail = _classify_fault(error.fault, data), error.detail
-    return Rejection(reason, detail[:200], len(data), hashlib.sha256(data).hexdigest())
+        reason = error.reason if isinstance(error, _UnsuitableImageError) else _classify_fault(error.fault, data)
+        return Rejection(reason, error.detail[:200], len(data), hashlib.sha256(data).hexdigest())
+    notes = (info.detail, f"ignored opt-out: {opt_out}" if opt_out else "")
+    return replace(info, detail="; ".join(filter(None, notes)))
+
+
+def _verify_and_resize_data(path: Path, data: bytes, requirements: ImageRequirements) -> ImageInfo:
+    """Do what `verify_and_resize` does, but raise ImageError; `data` is the content of the file."""
+    decoded = decode(
+        data,
+        max_pixels=requirements.max_pixels,
+        options=partial(_choose_decode_options, data=data, requirements=requirements),
+    )
+    if requirements.target_shorter_px is None:
+        size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
+        return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
+    resized = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
+    resized.save(out := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
+    stored = out.getvalue()
+    with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
+        file.write(stored)
+        file.truncate()
+    info = _make_image_info(stored, resized, resized.size, "JPEG")
+    return replace(info, detail=f"resized: {requirements.target_shorter_px}")
 
 
 class _UnsuitableImageError(ImageError):
-    """Raised if a valid image does not meet the requirements."""
+    """Raised if an image does not meet the requirements, or opts out of training."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(Fault.UNREADABLE, detail)

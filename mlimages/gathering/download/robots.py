@@ -106,12 +106,7 @@ def _select_lines_for_agent(robots_txt: str) -> list[tuple[str, str]]:
 
 
 class SiteRulesCache:
-    """Requests and caches the rules of sites; the least recently used are evicted.
-
-    Args:
-        session: HTTP session for the requests.
-        timeout_s: time-out per file in seconds.
-    """
+    """Requests and caches the rules of sites, with a time-out per file; the least recently used are evicted."""
 
     def __init__(self, session: aiohttp.ClientSession, *, timeout_s: float) -> None:
         self._session = session

@@ -62,14 +62,13 @@ class Commons(SearchSource):
         super().__init__(list(map(_add_class, queries)), api)
 
     async def _prepare_search(self) -> None:
-        """Before the first request, advise the user to set --contact if the User-Agent has no contact information."""
         if not self._has_contact:
             self._tell(_CONTACT_ADVICE)
 
     async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         position: dict[str, str] = {}
         while True:
-            answer = await self._api.get(self._url, {**self._make_query_params(query), **position}) or {}
+            answer = await self._api.get(self._url, {**self._make_query_params(query), **position})
             result = answer.get("query")
             yield [
                 self._make_image_ref(file, info, label)

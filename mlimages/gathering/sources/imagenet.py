@@ -215,7 +215,6 @@ class ImageNet:
         write_text(listing, json.dumps([asdict(member) for member in members]))
 
     async def _read_member(self, url: str, member: TarMember) -> bytes:
-        """Download one image of an archive of the website with a range request."""
         async with open_session(self._http_options) as session:  # the session of the source may be closed already
             return await RemoteTar(session, url).read(member)
 

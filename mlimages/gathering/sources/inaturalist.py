@@ -28,7 +28,6 @@ LICENCES = ("cc0", "by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 _RESULTS_PER_PAGE = 200
 _RATE_LIMITS = (RateLimit(60, 60.0, "a minute"), RateLimit(10_000, 86_400.0, "a day"))
 _MAX_BYTES_PER_HOUR = 4_500_000_000
-"""Maximum number of bytes of photos per hour; iNaturalist blocks clients above 5 GB."""
 _RANKS_NAMED_BY_BINOMIALS = {"species", "subspecies", "variety", "form"}
 """Ranks of taxa whose scientific names begin with the genus and the species, as in "Canis lupus familiaris"."""
 _REFUSAL_ADVICE = "it blocks clients that send too many requests; run the same command again in an hour"
@@ -101,7 +100,6 @@ class INaturalist(SearchSource):
                 yield image_ref
 
     async def _prepare_search(self) -> None:
-        """Look up the id of each query's taxon."""
         self._taxon_ids = {query: await self._find_taxon_id(query) for query in self._queries.values()}
 
     async def _count_results(self, query: str) -> int | None:
@@ -115,7 +113,7 @@ class INaturalist(SearchSource):
         """
         if query.isdigit():
             return int(query)
-        page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"}) or {}
+        page = await self._api.get(f"{self._endpoint}/taxa", {"q": query, "is_active": "true", "per_page": "30"})
         taxa = filter_json_objects(page.get("results"))
         name = query.casefold()
         exact = [taxon for taxon in taxa if str(taxon.get("name")).casefold() == name] or [
@@ -143,7 +141,7 @@ class INaturalist(SearchSource):
             "id_above": str(above_id),
         }
         params |= {name: value for name, value in self._filters.items() if value}
-        return await self._api.get(f"{self._endpoint}/observations", params) or {}
+        return await self._api.get(f"{self._endpoint}/observations", params)
 
     async def _read_pages(self, label: str, query: str) -> AsyncIterator[list[ImageRef]]:
         last_id = 0
@@ -193,8 +191,6 @@ class INaturalist(SearchSource):
 
 
 class _HourlyByteLimit:
-    """Limits the number of bytes received in any hour."""
-
     def __init__(self, per_hour: int) -> None:
         self._per_hour = per_hour
         self._received: deque[tuple[float, int]] = deque()

@@ -77,12 +77,6 @@ def iter_members(path: Path) -> Generator[tuple[str, IO[bytes]], None, None]:
                     yield entry.filename, file
 
 
-def count_lines(path: Path, *, comments: bool) -> int:
-    """Return the number of lines of a file that are not blank; lines that begin with `#` count if `comments` is set."""
-    with path.open("rb") as file:
-        return sum(1 for line in read_lines(file) if comments or not line.startswith("#"))
-
-
 def open_stdin() -> IO[bytes]:
     """Open standard input without `sys.stdin`: a thread that waits for `sys.stdin` would keep Python from exiting."""
     return open(0, "rb", closefd=False)

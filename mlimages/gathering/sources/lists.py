@@ -31,7 +31,6 @@ from mlimages.gathering.sources.left_out_rows import LeftOutRows
 from mlimages.gathering.sources.list_files import (
     STDIN,
     count_buffered_lines,
-    count_lines,
     get_list_suffix,
     is_binary,
     is_compressed,
@@ -145,7 +144,9 @@ class LinkFile:
         """
         if is_compressed(self._path) or not self._path.is_file() or self._is_json or self._suffix == ".parquet":
             return None
-        return count_lines(self._path, comments=not self._skips_comments) - self.num_header_lines
+        with self._path.open("rb") as file:
+            num_lines = sum(1 for line in read_lines(file) if not (self._skips_comments and line.startswith("#")))
+        return num_lines - self.num_header_lines
 
     def _require_links(self, first_links: list[ImageRef]) -> None:
         if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
@@ -207,7 +208,6 @@ class LinkFile:
             yield from self._detect_format_and_parse(head, self._track_buffered_lines(lines))
 
     def _track_buffered_lines(self, lines: Iterator[str]) -> Iterator[str]:
-        """Yield the lines, and subtract 1 from `_num_buffered_lines` for each of them."""
         for line in lines:
             self._num_buffered_lines -= 1
             yield line

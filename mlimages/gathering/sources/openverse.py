@@ -80,7 +80,6 @@ class Openverse(SearchSource):
         super().__init__(queries, api)
 
     async def _prepare_search(self) -> None:
-        """Before the first request, tell the user the limits of Openverse, unless a client id is set."""
         if not self._client_credentials:
             self._tell(_LIMITS_NOTE)
 
@@ -96,11 +95,10 @@ class Openverse(SearchSource):
                 return
 
     async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
-        """Return a page of results as JSON; empty after the last page."""
         size = _RESULTS_PER_PAGE_REGISTERED if self._client_credentials else _RESULTS_PER_PAGE
         params = {"q": query, "page": str(page_number), "page_size": str(size), **self._params}
         params = {name: value for name, value in params.items() if value}
-        return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first_page=page_number == 1) or {}
+        return await self._api.get(f"{self._endpoint}/v1/images/", params, is_first_page=page_number == 1)
 
     async def _authorize(self) -> Mapping[str, str]:
         """Exchange the client's id and secret for a token (RFC 6749, 4.4); return the headers that contain it."""

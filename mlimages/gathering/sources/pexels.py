@@ -90,9 +90,8 @@ class Pexels(SearchSource):
                 return
 
     async def _get_page(self, query: str, page_number: int) -> dict[str, Any]:
-        """Return a page of results as JSON; empty after the last page."""
         params = {"query": query, "page": str(page_number), "per_page": str(_RESULTS_PER_PAGE), **self._filters}
-        return await self._api.get(self._url, params, is_first_page=page_number == 1) or {}
+        return await self._api.get(self._url, params, is_first_page=page_number == 1)
 
     def _make_image_ref(self, photo: Mapping[str, Any], label: str) -> ImageRef:
         name, page = str(photo.get("photographer") or "unknown"), str(photo.get("url") or "https://www.pexels.com")

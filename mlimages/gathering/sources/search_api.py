@@ -93,8 +93,8 @@ class SearchApi:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any] | None:
-        """Return the JSON object of a page of results; None if the page does not exist.
+    async def get(self, url: str, params: Mapping[str, str], *, is_first_page: bool = True) -> dict[str, Any]:
+        """Return the JSON object of a page of results; empty if the page does not exist.
 
         Args:
             is_first_page: whether this is the first page of results; if it does not exist, that is an error.
@@ -108,7 +108,7 @@ class SearchApi:
         if not self.refresh and (answer := _read_cached_response(cached)) is not None:
             return answer
         answer = await self._get_json(page_url, is_first_page=is_first_page)
-        if answer is not None and _has_items(answer):
+        if _has_items(answer):
             write_text(cached, json.dumps({"fetched_at": time.time(), "answer": answer}))
         return answer
 
@@ -125,7 +125,7 @@ class SearchApi:
             raise GatherError(f"{self.name} returned HTTP {status}: {self.refusal_advice}")
         raise GatherError(_add_rerun_advice(_describe_failure(url, status, body)))
 
-    async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any] | None:
+    async def _get_json(self, url: str, *, is_first_page: bool) -> dict[str, Any]:
         """Request a page of results for `get`: without the cache, but with rate limits and retries."""
         problem = ""
         may_authorize = self.authorize is not None
@@ -151,7 +151,7 @@ class SearchApi:
                     details = "" if str(body).lstrip().startswith("<") else str(body).strip()  # no HTML
                     raise GatherError(": ".join(filter(None, [_describe_failure(url, status, body), details])))
                 case 400 | 404 | 422:  # after the last page
-                    return None
+                    return {}
                 case 429:
                     problem = f"{self.name} returned HTTP 429 (too many requests)"
                     retry_s = parse_retry_after(headers.get("Retry-After"))

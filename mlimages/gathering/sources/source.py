@@ -195,7 +195,7 @@ class UrlList:
                     for file in await self._open_lists_at(local, path if isinstance(path, str) else ""):
                         for text in filter(None, (file.description, *file.warnings)):
                             self._tell(f"{file.name}: {text}")
-                        _reject_duplicate_class([*files, file])
+                        _reject_duplicate_class(file, files)
                         files.append(file)
                         lengths.append(await asyncio.to_thread(file.count_max_links))
             self._files = files
@@ -228,13 +228,8 @@ class UrlList:
         return folder / name
 
 
-def _reject_duplicate_class(files: Sequence[LinkFile]) -> None:
-    """Raise InputError if the last of `files` and an earlier one get the same class from their file names.
-
-    For example, `a/cats.txt` and `b/cats.txt` both get the class `cats`. All `files` but the last have been checked
-    already.
-    """
-    *earlier, last = files
+def _reject_duplicate_class(last: LinkFile, earlier: Sequence[LinkFile]) -> None:
+    """Raise InputError if `last` and an earlier list get the same class from their file names: `a/cats`, `b/cats`."""
     for file in earlier:
         if last.file_class and file.file_class == last.file_class and file.origin != last.origin:
             raise InputError(
