@@ -27,9 +27,8 @@ class Host:
         request_slots: semaphore that limits the number of concurrent requests.
         num_active_links: number of links in progress, including those that wait.
         num_active_links_by_label: `num_active_links` by class.
-        num_paused_links: number of links that wait because the host is paused: `num_active_links`, or 0 while the host
-            is not paused.
-        num_paused_links_by_label: `num_paused_links` by class.
+        num_paused_links_by_label: number of links that wait because the host is paused, by class:
+            `num_active_links_by_label`, or empty while the host is not paused.
         num_links_awaiting_slot: number of links that wait for one of `request_slots`; 0 while the host is paused.
     """
 
@@ -39,7 +38,6 @@ class Host:
     request_slots: asyncio.Semaphore
     num_active_links: int = 0
     num_active_links_by_label: Counter[str] = field(default_factory=Counter)
-    num_paused_links: int = 0
     num_paused_links_by_label: Counter[str] = field(default_factory=Counter)
     num_links_awaiting_slot: int = 0
     _state_changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -157,10 +155,10 @@ class Hosts:
     def update_counts(self, host: Host) -> None:
         """Update the counts of waiting links, of `host` and in total, after its state or active links have changed."""
         num_paused = host.num_active_links if host.state.is_paused else 0
-        self.num_paused_links += num_paused - host.num_paused_links
+        self.num_paused_links += num_paused - host.num_paused_links_by_label.total()
         awaiting = 0 if host.state.is_paused else max(0, host.num_active_links - host.max_concurrent_requests)
         self.num_links_awaiting_slot += awaiting - host.num_links_awaiting_slot
-        host.num_paused_links, host.num_links_awaiting_slot = num_paused, awaiting
+        host.num_links_awaiting_slot = awaiting
         if num_paused or host.num_paused_links_by_label:
             self.num_paused_links_by_label.subtract(host.num_paused_links_by_label)
             host.num_paused_links_by_label = +host.num_active_links_by_label if num_paused else Counter()

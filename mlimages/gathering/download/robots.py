@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +111,6 @@ class SiteRulesCache:
         self._session = session
         self._timeout_s = timeout_s
         self._rules: OrderedDict[URL, asyncio.Task[SiteRules]] = OrderedDict()
-        self._failed_at: dict[URL, float] = {}
 
     async def find_opt_out(self, url: URL, on_request: Callable[[], None] = lambda: None) -> str | None:
         """Return the rule that forbids fetching `url` or training on it; None if there is none.
@@ -125,13 +123,10 @@ class SiteRulesCache:
         """
         origin = url.origin()
         task = self._rules.get(origin)
-        if task is None or time.monotonic() - self._failed_at.get(origin, time.monotonic()) > _MIN_RETRY_INTERVAL_S:
-            self._failed_at.pop(origin, None)
+        if task is None:
             task = self._rules[origin] = asyncio.create_task(self._request_rules(origin, on_request))
             while len(self._rules) > _MAX_CACHED_SITES:
-                evicted, evicted_task = self._rules.popitem(last=False)
-                self._failed_at.pop(evicted, None)
-                evicted_task.cancel()
+                self._rules.popitem(last=False)[1].cancel()
         self._rules.move_to_end(origin)
         return (await asyncio.shield(task)).find_opt_out(url)
 
@@ -147,7 +142,7 @@ class SiteRulesCache:
         try:
             robots_txt = await self._request_text(origin / "robots.txt")
         except DownloadError:
-            self._failed_at[origin] = time.monotonic()
+            asyncio.get_running_loop().call_later(_MIN_RETRY_INTERVAL_S, self._rules.pop, origin, None)
             raise
         on_request()
         try:
