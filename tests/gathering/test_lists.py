@@ -85,7 +85,6 @@ FORMS = {
     "separator line": ("x.csv", f"sep=;\r\nlabel;url\r\ncat;{A}\r\n;{B}\r\n", [CAT_A, X_B]),
     "separator line in .txt": ("x.txt", f'"sep=|"\nlabel|url\ncat|{A}\n', [CAT_A]),
     "COCO": ("x.json", json.dumps(COCO), [CAT_A, X_B]),
-    "COCO with ids as text": ("x.json", json.dumps(COCO).replace('_id": 1', '_id": "1"'), [CAT_A, X_B]),
     "COCO with repeated objects": ("x.json", json.dumps({key: 2 * each for key, each in COCO.items()}),
                                    [CAT_A, X_B, CAT_A, X_B]),
     "COCO with captions": ("x.json", json.dumps({"images": COCO["images"],
@@ -111,7 +110,7 @@ FORMS = {
     "repeated header after a separator line": ("x.csv", f"sep=;\nlabel;url\ncat;{A}\nlabel;url\ncat;{B}\n",
                                                [CAT_A, CAT_B]),
     "a row like a header": ("x.csv", f"url,label\n{A},label\nurl,cat\n", [("label", A), ("cat", "url")]),
-    "Google's TsvHttpData twice": ("x.tsv", f"TsvHttpData-1.0\n{A}\t1\ta\nTsvHttpData-1.0\n{B}\t2\td\n", [X_A, X_B]),
+    "Google's TsvHttpData twice": ("x.tsv", f"TsvHttpData-1.0\n{A}\t1\ta\nTsvHttpData-1.0\n{B}\t2\td=\n", [X_A, X_B]),
     "comment before the header": ("x.csv", f"# my list, 2024\nurl,label\n{A},cat\n", [CAT_A]),
     "comments with a link": ("x.csv", f"# from http://x\n#\n\nurl,label\n{A},cat\n", [CAT_A]),
     "comment before rows": ("x.csv", f"# my list\n{A},cat\n{A},cat\n", [CAT_A, CAT_A]),
@@ -136,7 +135,6 @@ FORMS = {
     "JSON array in a line": ("x.txt", json.dumps([A, B]), [X_A, X_B]),
     "JSON objects in a line": ("x.txt", f"\ufeff {json.dumps([{'url': A, 'label': 'cat'}])}\n", [CAT_A]),
     "parameters with names of HTML": ("x.txt", "http://x/?a=1&copy=2&amp;lt;=3\n", [("x", "http://x/?a=1&copy=2&lt;=3")]),
-    "Google's TsvHttpData": ("x.tsv", f"TsvHttpData-1.0\n{A}\t100\tabc=\n{B}\t200\tdef=\n", [X_A, X_B]),
 }  # fmt: skip
 
 
@@ -196,9 +194,11 @@ def test_a_line_end_in_a_quoted_cell_splits_no_row(tmp_path: Path, columns: list
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_lists_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
+def test_lists_are_read_as_people_have_them_with_their_classes_or_one_for_all_links(tmp_path: Path, form: str) -> None:
     name, data, expected = FORMS[form]
     assert pairs(write(tmp_path / name, data)) == expected
+    file = LinkFile(tmp_path / name, LinkListOptions(class_name="pet"))
+    assert [(ref.label, ref.url) for ref in file] == [("pet", url) for _, url in expected]
     if isinstance(data, str):
         for end in ("\r\n", "\r"):
             assert pairs(write(tmp_path / name, data.replace("\n", end))) == expected
@@ -220,15 +220,12 @@ def test_standard_input_is_understood_as_a_file_is(tmp_path: Path, monkeypatch: 
     ("rows", "warnings"),
     [
         ([A, "x/b.jpg", "C:\\c.jpg"], ["2 of 3 rows without an http(s) link, such as x/b.jpg"]),
-        ([A, "http://x/1 cat"], ["1 of 2 rows with a space in the link, such as http://x/1 cat: separate classes from "
-                                 "links by tabs"]),
         (["url,label", f"{A},cat", f"{B},", ",dog"], ["1 of 3 rows without an http(s) link",
                                                       "1 of 3 rows without a class, which are put into class x"]),
         ([A, f"{A}, {B}"], [f"1 of 2 rows with several links in a cell, such as {A}, {B}: put each link in its own "
                             "row"]),
         ([f"cat\t{A}", B], ["1 of 2 rows without a class, which are put into class x"]),
         ([f"cat\t{A}", f"cat\t{B}"], []),
-        (2 * ["url,label", f"{A},cat"], ["left out: 1 repeated header"]),
         (3 * ["label\turl", f"cat\t{A}"], ["left out: 2 repeated headers"]),
     ],
 )  # fmt: skip
@@ -353,17 +350,13 @@ def test_json_is_read_however_long_its_only_line_is(tmp_path: Path, form: str, s
     assert pairs(path) == [("x", link) for link in links]
 
 
-def test_parquet_is_read_in_batches(tmp_path: Path) -> None:
+def test_parquet_is_read_in_batches_with_nested_columns_and_odd_labels(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {"label": ["cat"] * 2500, "extra": [None] * 2500, "url": [f"http://x/{n}" for n in range(2500)]}
     parquet.write_table(arrow.table(columns), tmp_path / "x.parquet")
     assert pairs(tmp_path / "x.parquet")[2499] == ("cat", "http://x/2499")
     with pytest.raises(InputError, match="cannot be read"):
         pairs(write(tmp_path / "y.parquet", b"PAR1 no"))
-
-
-def test_nested_columns_and_odd_labels_of_parquet_are_read(tmp_path: Path) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {"image": [{"url": A, "width": 3}, {"url": B, "width": 4}]}
     odd = [([0, 1], ["0", "1"]), ([False, True], ["False", "True"]), ([b"cat", b"dog"], ["cat", "dog"])]
     for number, (labels, expected) in enumerate(odd):
@@ -386,13 +379,6 @@ def test_columns_are_named_by_name_or_number(tmp_path: Path, data: str, choice: 
     assert [(ref.label, ref.url) for ref in refs] == [("cat", A), ("dog", B)]
     with pytest.raises(InputError, match="has no column '9' \\(columns:"):
         LinkFile(tmp_path / "x.csv", LinkListOptions("9"))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_one_class_can_be_given_to_all_links_of_any_list(tmp_path: Path, form: str) -> None:
-    name, data, expected = FORMS[form]
-    file = LinkFile(write(tmp_path / name, data), LinkListOptions(class_name="pet"))
-    assert [(ref.label, ref.url) for ref in file] == [("pet", url) for _, url in expected]
 
 
 def test_other_columns_are_kept_and_what_was_understood_is_said(tmp_path: Path) -> None:

@@ -182,25 +182,19 @@ def test_a_site_is_asked_once_for_its_rules_by_our_name(site: Site, tmp_path: Pa
     assert all(request.headers["user-agent"].startswith("mlimages/") for request in site.rule_requests)
 
 
-def test_a_robots_txt_that_does_not_exist_allows_everything(tmp_path: Path) -> None:
-    replies = answer(b"Disallow: /", 404), answer(b"", 403), answer(b"", 302, Location="/robots.txt")
-    with sites({str(number): Case() for number in range(3)}) as running:
-        for site, robots in zip(running.values(), replies, strict=True):
-            site.routes["/robots.txt"] = robots
-        assert gather_from(tmp_path, running)[0].ok == 3
-
-
-def test_links_of_a_site_whose_robots_txt_is_not_answered_stay_open(tmp_path: Path) -> None:
+def test_only_a_robots_txt_that_does_not_exist_allows_everything(tmp_path: Path) -> None:
+    allowing = answer(b"Disallow: /", 404), answer(b"", 403), answer(b"", 302, Location="/robots.txt")
     short = cut(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nUser")
-    with sites({str(number): Case() for number in range(4)}) as running:
-        for site, robots in zip(running.values(), (answer(b"", 503), answer(b"", 500), cut(b""), short), strict=True):
+    unanswered = answer(b"", 503), answer(b"", 500), cut(b""), short
+    with sites({str(number): Case() for number in range(7)}) as running:
+        for site, robots in zip(running.values(), (*allowing, *unanswered), strict=True):
             site.routes["/robots.txt"] = robots
         summary, _ = gather_from(tmp_path, running)
-        assert (summary.ok, summary.open) == (0, 4)
-        for site in running.values():
+        assert (summary.ok, summary.open) == (3, 4), "links of a site whose robots.txt is not answered stay open"
+        for site in list(running.values())[3:]:
             assert not site.requests
             site.routes["/robots.txt"] = answer(b"")
-        assert gather_from(tmp_path, running)[0].ok == 4
+        assert gather_from(tmp_path, running)[0].ok == 7
 
 
 def test_the_site_to_which_a_redirect_leads_is_asked_too(site: Site, tmp_path: Path) -> None:

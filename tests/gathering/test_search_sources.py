@@ -152,6 +152,20 @@ def test_a_cached_page_expires_and_an_empty_a_torn_or_a_refreshed_one_is_asked_a
     assert [asks(), asks()] == [1, 0]
 
 
+class Clock:
+    """A clock that only waits advance, in place of the module `time`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_800_000_000.0
+        self.waits: list[tuple[float, str]] = []
+        clock = SimpleNamespace(time=lambda: self.now, strftime=strftime, gmtime=gmtime)
+        monkeypatch.setattr(search_api, "time", clock)
+
+    async def wait(self, seconds: float, why: str) -> None:
+        self.waits.append((seconds, why))
+        self.now += seconds
+
+
 def bees(site: Site, *queries: str, **options: object) -> INaturalist:
     return INaturalist(queries, endpoint=site.url("/v1"), **options)  # type: ignore[arg-type]
 
@@ -217,27 +231,20 @@ def test_inaturalist_names_what_it_cannot_find(site: Site) -> None:
 def test_inaturalist_is_asked_60_times_a_minute_and_its_media_by_the_gigabyte(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    INaturalistSite(site, total=200 * 70)
-    waits: list[tuple[float, str]] = []
+    INaturalistSite(site, total=200 * 61)
+    Clock(monkeypatch)
 
     class EnoughError(Exception):
         pass
 
-    async def wait(seconds: float, why: str) -> None:
-        waits.append((seconds, why))
-        raise EnoughError
+    async def stop(seconds: float, why: str) -> None:
+        raise EnoughError(why)
 
-    begin = int(search_api.time.time()) - 60
-    with monkeypatch.context() as patch:
-        patch.setattr(search_api.time, "time", lambda: begin + len(site.requests) / 2)
-        with pytest.raises(EnoughError):
-            refs(bees(site, "47336", wait=wait))
+    with pytest.raises(EnoughError, match=r"^iNaturalist: 60 requests a minute are allowed; waiting 60 s$"):
+        refs(bees(site, "47336", wait=stop))
     assert len(site.requests) == 60
-    assert waits == [(30.0, "iNaturalist: 60 requests a minute are allowed; waiting 30 s")]
-    source = bees(site, "47336", wait=wait, bytes_per_hour=10_000)
-    with pytest.raises(EnoughError):
-        run(source, tmp_path / "out", parallel=1)
-    assert "5 GB an hour are allowed" in waits[1][1]
+    with pytest.raises(EnoughError, match="5 GB an hour are allowed"):
+        run(bees(site, "47336", wait=stop, bytes_per_hour=10_000), tmp_path / "out", parallel=1)
 
 
 def pages(site: Site, *queries: str, contact: str | None = "me@example.org", **options: object) -> Commons:
@@ -335,20 +342,6 @@ def test_pexels_waits_the_hour_out_or_says_when_to_come_back(site: Site) -> None
 
     assert len(refs(pexels(site, "cat", wait=wait))) == 100
     assert waits == [pytest.approx(3600, abs=30)]
-
-
-class Clock:
-    """A clock that only waits advance, in place of the module `time`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1_800_000_000.0
-        self.waits: list[tuple[float, str]] = []
-        clock = SimpleNamespace(time=lambda: self.now, strftime=strftime, gmtime=gmtime)
-        monkeypatch.setattr(search_api, "time", clock)
-
-    async def wait(self, seconds: float, why: str) -> None:
-        self.waits.append((seconds, why))
-        self.now += seconds
 
 
 def test_pexels_is_asked_200_times_an_hour_and_no_more_whatever_it_would_allow(
