@@ -16,10 +16,10 @@ def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(coroutine)
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = Future()
+    started: Future[asyncio.Task[Any] | None] = Future()
 
     async def run() -> _T:
-        started.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        started.set_result(asyncio.current_task())
         return await coroutine
 
     with ThreadPoolExecutor(1, "gather") as pool:
@@ -27,7 +27,6 @@ def run_blocking(coroutine: Coroutine[Any, Any, _T]) -> _T:
         try:
             return result.result()
         except KeyboardInterrupt:  # "interrupt the kernel": stop at once, like Ctrl-C elsewhere
-            loop, task = started.result()
-            if task:
-                loop.call_soon_threadsafe(task.cancel)
+            if task := started.result():
+                task.get_loop().call_soon_threadsafe(task.cancel)
             raise

@@ -59,17 +59,28 @@ def _verify_and_resize_data(path: Path, data: bytes, requirements: ImageRequirem
         max_pixels=requirements.max_pixels,
         options=partial(_choose_decode_options, data=data, requirements=requirements),
     )
-    if requirements.target_shorter_px is None:
-        size = decoded.size if decoded.orientation < 5 else decoded.size[::-1]  # as stored
-        return _make_image_info(data, decoded.image, size, decoded.header.format, orientation=decoded.orientation)
-    resized = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
-    resized.save(out := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
-    stored = out.getvalue()
-    with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
-        file.write(stored)
-        file.truncate()
-    info = _make_image_info(stored, resized, resized.size, "JPEG")
-    return replace(info, detail=f"resized: {requirements.target_shorter_px}")
+    image, image_format, orientation, detail = decoded.image, decoded.header.format, decoded.orientation, ""
+    size = decoded.size if orientation < 5 else decoded.size[::-1]  # as stored
+    if requirements.target_shorter_px is not None:
+        image = _resize(decoded, requirements.target_shorter_px, max_pixels=requirements.max_pixels)
+        size, image_format, orientation = image.size, "JPEG", 1
+        detail = f"resized: {requirements.target_shorter_px}"
+        image.save(out := io.BytesIO(), "JPEG", quality=_JPEG_QUALITY)
+        data = out.getvalue()
+        with path.open("r+b") as file:  # overwrites in place: truncating first takes .1 ms on ext4
+            file.write(data)
+            file.truncate()
+    return ImageInfo(
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        dhash=compute_difference_hash(image),
+        format=image_format,
+        width=size[0],
+        height=size[1],
+        orientation=orientation,
+        suffix=SUFFIX_BY_FORMAT[image_format],
+        detail=detail,
+    )
 
 
 class _UnsuitableImageError(ImageError):
@@ -105,21 +116,6 @@ def _choose_decode_options(header: ImageHeader, data: bytes, requirements: Image
     is_downscaled = min(header.size) > requirements.target_shorter_px
     mode = "YCbCr" if is_downscaled else None  # without converting to RGB and back
     return DecodeOptions(min_size=(2 * requirements.target_shorter_px, 2 * requirements.target_shorter_px), mode=mode)
-
-
-def _make_image_info(
-    data: bytes, image: Image.Image, size: tuple[int, int], image_format: str, *, orientation: int = 1
-) -> ImageInfo:
-    return ImageInfo(
-        bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        dhash=compute_difference_hash(image),
-        format=image_format,
-        width=size[0],
-        height=size[1],
-        orientation=orientation,
-        suffix=SUFFIX_BY_FORMAT[image_format],
-    )
 
 
 def _is_truncated(data: bytes) -> bool:

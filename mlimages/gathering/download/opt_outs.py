@@ -70,11 +70,8 @@ def has_preference(preferences: str, key: str, value: str) -> bool:
     >>> has_preference("search=yes, ai-train=no", "ai-train", "no")
     True
     """
-    for member in preferences.split(","):
-        name, _, rest = member.partition("=")
-        if name.strip().lower() == key and rest.partition(";")[0].strip().lower() == value:
-            return True
-    return False
+    pairs = (member.partition("=")[::2] for member in preferences.lower().split(","))
+    return any(name.strip() == key and rest.partition(";")[0].strip() == value for name, rest in pairs)
 
 
 def parse_tdmrep(text: str) -> Iterator[tuple[str, bool]]:

@@ -51,8 +51,7 @@ class SiteRules:
         path = url.raw_path_qs
         for name, rules in self.training_rules.items():
             matching = [(len(pattern), forbids) for pattern, forbids in rules if path_matches(pattern, path)]
-            _, is_forbidden = max(matching, default=(0, False))  # the longest pattern; if equal, one that forbids
-            if is_forbidden:
+            if max(matching, default=(0, False))[1]:  # the longest pattern; if equal, one that forbids
                 return f"robots.txt: {name}"
         if next((forbids for pattern, forbids in self.tdm_rules if path_matches(pattern, path)), False):
             return "tdmrep.json: tdm-reservation"

@@ -194,18 +194,11 @@ def extract_markdown_link_text(text: str) -> str:
 
 def to_text(value: object) -> str:
     """Convert text, a number, a bool or short bytes of a table to text; missing and other values become ""."""
-    match value:
-        case str():
-            return value
-        case None:
-            return ""
-        case bytes():
-            return value.decode("utf-8", "replace") if len(value) < 8192 else ""
-        case float():
-            return f"{value:.15g}" if math.isfinite(value) else ""
-        case int():  # including True and False
-            return str(value)
-    return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace") if len(value) < 8192 else ""
+    if isinstance(value, float):
+        return f"{value:.15g}" if math.isfinite(value) else ""
+    return str(value) if isinstance(value, str | int) else ""
 
 
 def _to_json_value(value: object) -> Any:
@@ -213,12 +206,8 @@ def _to_json_value(value: object) -> Any:
 
     Arrays are cut to 100 items.
     """
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
         return [_to_json_value(each) for each in value[:100]]
-    if isinstance(value, bytes | Mapping):
+    if isinstance(value, bytes | Mapping) or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)

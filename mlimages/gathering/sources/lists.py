@@ -123,12 +123,13 @@ class LinkFile:
         self.file_class = self._default_class if is_named_by_file else ""
         self._left_out.reject_if_most_are_too_long(len(head), self.name)
         self._left_out_of_head = tuple(self._left_out.describe())
-        self._require_links(head)
+        links = [image_ref.url for image_ref in head if is_http_url(image_ref.url)]
+        others = [image_ref.url for image_ref in head if not is_http_url(image_ref.url)]
+        self._require_links(links, others)
         if options.label_col is None:
             self._reject_captions(head)
-        urls = [image_ref.url for image_ref in head if is_http_url(image_ref.url)]
-        self.description = self._format_description + (f"; first link {_shorten_url(urls[0])}" if urls else "")
-        self.warnings = tuple(self._find_warnings(head))
+        self.description = self._format_description + (f"; first link {_shorten_url(links[0])}" if links else "")
+        self.warnings = tuple(self._find_warnings(links, others))
 
     def __iter__(self) -> Iterator[ImageRef]:
         return self._links
@@ -148,25 +149,24 @@ class LinkFile:
             num_lines = sum(1 for line in read_lines(file) if not (self._skips_comments and line.startswith("#")))
         return num_lines - self.num_header_lines
 
-    def _require_links(self, first_links: list[ImageRef]) -> None:
-        if self._path == STDIN and len(first_links) < 2:  # a line that was typed; more may follow
+    def _require_links(self, links: list[str], others: list[str]) -> None:
+        if self._path == STDIN and len(others) < 2:  # a line that was typed; more may follow
             return
-        if first_links and not any(is_http_url(image_ref.url) for image_ref in first_links):
-            first = next((image_ref.url for image_ref in first_links if image_ref.url), "")
-            first_rows = pluralize(len(first_links), "row").removeprefix("1 ")
+        if others and not links:
+            first = next(filter(None, others), "")
+            first_rows = pluralize(len(others), "row").removeprefix("1 ")
             raise NoLinksError(
                 f"{self.name}: no http(s) link in the first {first_rows} (first row: {_shorten_url(first, 200)}): "
                 "use a list of links"
             )
 
-    def _find_warnings(self, first_links: list[ImageRef]) -> Iterator[str]:
-        has_more = len(first_links) == MAX_HEAD_ROWS or self._has_long_rows
-        rows = f"of the first {len(first_links)} rows" if has_more else f"of {pluralize(len(first_links), 'row')}"
-        wrong = [image_ref.url for image_ref in first_links if not is_http_url(image_ref.url)]
-        if wrong:
-            example = next((f", such as {_shorten_url(url)}" for url in wrong if url), "")
-            yield f"{len(wrong)} {rows} without an http(s) link{example}"
-        links = [image_ref.url for image_ref in first_links if is_http_url(image_ref.url)]
+    def _find_warnings(self, links: list[str], others: list[str]) -> Iterator[str]:
+        num_rows = len(links) + len(others)
+        has_more = num_rows == MAX_HEAD_ROWS or self._has_long_rows
+        rows = f"of the first {num_rows} rows" if has_more else f"of {pluralize(num_rows, 'row')}"
+        if others:
+            example = next((f", such as {_shorten_url(url)}" for url in others if url), "")
+            yield f"{len(others)} {rows} without an http(s) link{example}"
         if several := list(filter(_SECOND_LINK.search, links)):
             example = _shorten_url(several[0])
             yield f"{len(several)} {rows} with several links in a cell, such as {example}: put each link in its own row"
@@ -175,8 +175,8 @@ class LinkFile:
             if self._format_description.startswith(_LINK_PER_LINE):
                 advice = "separate classes from links by tabs"
             yield f"{len(spaced)} {rows} with a space in the link, such as {_shorten_url(spaced[0])}: {advice}"
-        yield from self._left_out.describe(f" in the first {len(first_links)} rows" * has_more)
-        if 0 < self._unclassified < len(first_links):
+        yield from self._left_out.describe(f" in the first {num_rows} rows" * has_more)
+        if 0 < self._unclassified < num_rows:
             yield f"{self._unclassified} {rows} without a class, which are put into class {self._default_class}"
 
     def _reject_captions(self, first_links: list[ImageRef]) -> None:
