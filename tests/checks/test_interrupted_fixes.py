@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from mlimages.checks import check, find_interrupted_moves, move_files, plan_moves, record_moves, undo_interrupted_moves
+from mlimages.checks import (
+    Move,
+    check,
+    find_interrupted_moves,
+    move_files,
+    plan_moves,
+    record_moves,
+    undo_interrupted_moves,
+)
+from mlimages.core import LabeledPath
 from mlimages.labels import LabelFile
 from tests.checks.test_validation import jpeg, scene
 from tests.conftest import RunCli, fork_server
@@ -63,14 +72,9 @@ def make_dataset(folder: Path, *, edited: bool) -> None:
     (folder / "away.png").write_bytes(saved(scene(4, width=60, height=40), "PNG"))
     (folder / "b/link to png.jpg").symlink_to("../away.png")
     for name, start in (("train", "a"), ("val", "b")):
-        lines = "".join(f"{path.relative_to(folder)} 0\n" for path in sorted((folder / start).iterdir()))
-        (folder / f"{name}.tsv").write_text("path\tlabel\n" + lines.replace(" 0\n", "\t0\n"))
-        labels = LabelFile(folder / f"{name}.tsv")
-        images = list(labels)
-        (folder / f"{name}.tsv").unlink()  # both would have the same class definition
-        LabelFile(folder / f"{name}.txt", items=lambda images=images: images, class_names=("things",)).write(
-            folder / f"{name}.txt"
-        )
+        images = [LabeledPath(path, 0) for path in sorted((folder / start).iterdir())]
+        labels = folder / f"{name}.txt"
+        LabelFile(labels, items=lambda images=images: images, class_names=("things",)).write(labels)
     if edited:
         (folder / "train.txt").write_text((folder / "train.txt").read_text() + "\n")
 
@@ -79,6 +83,15 @@ def make_dataset(folder: Path, *, edited: bool) -> None:
 def folder(tmp_path: Path) -> Path:
     make_dataset(tmp_path, edited=False)
     return tmp_path
+
+
+def interrupt_fix(*sources: Path | str, count: int | None = None) -> list[Move]:
+    """Move images, or the first `count` of them, as an interrupted `check --fix` does; return all planned moves."""
+    report = check(sources)
+    with suppress(KeyboardInterrupt), record_moves(report, moves := plan_moves(report)):
+        move_files(moves[:count])
+        raise KeyboardInterrupt
+    return moves
 
 
 def list_tree(folder: Path) -> dict[str, bytes | str]:
@@ -110,11 +123,7 @@ def test_a_fix_that_is_killed_and_repeated_ends_as_if_it_had_not_been_killed(tmp
 
 @pytest.mark.parametrize("change", ["other file in the old place", "listed in the new place", "removed"])
 def test_what_a_person_did_after_the_interruption_stays(folder: Path, change: str) -> None:
-    report = check([folder / "train.txt", folder / "val.txt"])
-    moves = plan_moves(report)
-    with suppress(KeyboardInterrupt), record_moves(report, moves):
-        move_files(moves)
-        raise KeyboardInterrupt
+    moves = interrupt_fix(folder / "train.txt", folder / "val.txt")
     if change == "removed":
         (folder / "b/png.png").unlink()
     elif change == "listed in the new place":
@@ -137,11 +146,8 @@ def test_notes_about_label_files_are_printed_once_also_after_an_interruption(
     folder: Path, invoke_cli: RunCli, words: list[str], num_interrupted: int
 ) -> None:
     (folder / "a.csv").write_text("file,class\na/0.jpg,things\na/1.jpg,things\na/empty.jpg,things\n")
-    report = check([folder / "a.csv"])
     for _ in range(num_interrupted):
-        with suppress(KeyboardInterrupt), record_moves(report, moves := plan_moves(report)):
-            move_files(moves)
-            raise KeyboardInterrupt
+        interrupt_fix(folder / "a.csv")
     lines = invoke_cli("check", "a.csv", *words).stderr.splitlines()
     assert sum("--fix was interrupted" in line for line in lines) == num_interrupted
     num_found = 2 if num_interrupted and "--yes" not in words else 3
@@ -165,10 +171,7 @@ def test_sources_that_cannot_be_read_after_an_interruption_are_checked_again(
         (here / "a.csv").write_text("\n".join(["path,label", *rows, ""]))
         for n in (3, 4):
             (tmp_path / f"{n}.jpg").write_bytes(jpeg(scene(n, width=60, height=40)))
-    report = check(source)
-    with suppress(KeyboardInterrupt), record_moves(report, moves := plan_moves(report)):
-        move_files(moves)
-        raise KeyboardInterrupt
+    moves = interrupt_fix(source)
     assert len(moves) == 3
     again = invoke_cli("check", source, check=False)
     assert "--fix was interrupted: repeat the command with --fix --yes\n" in again.stderr
@@ -192,11 +195,7 @@ def test_a_file_of_a_person_with_the_name_of_the_record_is_kept(folder: Path, in
 
 
 def test_a_check_without_yes_moves_nothing_back(folder: Path, invoke_cli: RunCli) -> None:
-    report = check([folder / "train.txt", folder / "val.txt"])
-    moves = plan_moves(report)
-    with suppress(KeyboardInterrupt), record_moves(report, moves):
-        move_files(moves[:1])
-        raise KeyboardInterrupt
+    moves = interrupt_fix(folder / "train.txt", folder / "val.txt", count=1)
     done = invoke_cli("check", "train.txt", "val.txt")
     assert ".train_moves.json: --fix was interrupted: repeat the command with --fix --yes" in done.stderr
     assert moves[0].target.exists()

@@ -135,10 +135,19 @@ def broken_box(avif: bytes) -> bytes:
     return avif[:at] + bytes(len(avif) - at)
 
 
+def png(rows: bytes, width: int, height: int, *, bits: int, color: int, parts: int = 1, interlace: int = 0) -> bytes:
+    """A PNG whose compressed data, in so many chunks, may hold other than `height` rows."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace)
+    palette = chunk(b"PLTE", bytes(range(256)) * 3) if color == 3 else b""
+    packed = zlib.compress(rows)
+    size = -(-len(packed) // parts)
+    data = b"".join(chunk(b"IDAT", packed[at : at + size]) for at in range(0, len(packed), size))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + data + chunk(b"IEND", b"")
+
+
 def png_of_size(width: int, height: int) -> bytes:
     """A PNG whose header promises a size that its few bytes do not hold."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png(b"", width, height, bits=8, color=2)
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:

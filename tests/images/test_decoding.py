@@ -1,8 +1,6 @@
 """What is said of each error of a decoder and of each unknown beginning, and what each option of decoding changes."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from mlimages.images.decoding import (
     identify,
     to_upright_rgb,
 )
-from tests.images.odd_images import chunk, exif, made_image, saved
+from tests.images.odd_images import exif, made_image, png, saved
 
 BOMB = "an image inside the file has more pixels than Pillow supports"
 AGAIN = "copy or download the file again"
@@ -196,9 +194,7 @@ def test_eight_bits_are_not_sixteen_whatever_the_size_of_the_file(form: str, opt
 
 def test_sixteen_bits_a_channel_are_read_from_the_header_though_pillow_gives_eight() -> None:
     for bits in (8, 16):
-        pixels = zlib.compress((b"\0" + bytes(2 * 3 * bits // 8)) * 2)
-        data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, bits, 2, 0, 0, 0))
-        header = identify(data + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+        header = identify(png((b"\0" + bytes(2 * 3 * bits // 8)) * 2, 2, 2, bits=bits, color=2))
         assert (header.mode, header.high_bit_depth) == ("RGB", bits == 16)
 
 

@@ -1,30 +1,17 @@
 """What Pillow ignores in PNG and TIFF files is not ignored here."""
 
 import struct
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mlimages.checks.measurements import measure_image
 from mlimages.core import Fault, ImageError
 from mlimages.images import load_rgb
-
-
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(rows: bytes, width: int, height: int, *, bits: int, color: int, parts: int = 1, interlace: int = 0) -> bytes:
-    """A PNG whose compressed data, in so many chunks, may hold other than `height` rows."""
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlace)
-    palette = chunk(b"PLTE", bytes(range(256)) * 3) if color == 3 else b""
-    packed = zlib.compress(rows)
-    size = -(-len(packed) // parts)
-    data = b"".join(chunk(b"IDAT", packed[at : at + size]) for at in range(0, len(packed), size))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + data + chunk(b"IEND", b"")
+from tests.images.odd_images import png, saved
 
 
 @settings(deadline=None, max_examples=300)
@@ -134,8 +121,12 @@ def test_the_scale_of_the_levels_is_the_same_whatever_the_largest_one(
     kind: str, white: float, sample_format: int, largest: float
 ) -> None:
     levels = (np.array([[0.002, largest]]) * white).astype(kind)
-    image = load_rgb(tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO))
-    assert np.asarray(image)[..., 0].tolist() == [[round(255 * float(level) / white) for level in levels[0]]]
+    files = [tiff(levels, sample_format=sample_format, photometric=BLACK_IS_ZERO)]
+    if kind == "uint16":
+        files.append(saved(Image.fromarray(levels), "PNG"))
+    for data in files:
+        found = np.asarray(load_rgb(data))[..., 0].tolist()
+        assert found == [[round(255 * float(level) / white) for level in levels[0]]]
 
 
 def test_an_interlaced_png_is_not_measured_by_the_rows_of_another_order() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from mlimages.core import BrokenImage, Fault, ImageError, ImageProperty, LabeledPath, Normalization
@@ -11,6 +12,7 @@ from mlimages.images import from_network_input, geometry, load_pixels, load_rgb,
 from mlimages.images.arrays import scale_to_8_bits, to_uint8
 from mlimages.images.decoded_image import DecodeOptions, ImageHeader
 from mlimages.images.geometry import _choose_decode_options, _compute_central_box, iter_pixels, resize_and_crop
+from mlimages.networks import Normalize
 from tests.images.odd_images import saved
 
 
@@ -153,6 +155,7 @@ def test_pixels_become_the_networks_input_and_come_back(options: dict[str, objec
     x = to_network_input(pixels, normalization, mean_image)
     assert x.dtype == np.float32
     assert x == pytest.approx(expected[:, ::-1] if normalization.bgr else expected, rel=1e-4, abs=1e-5)
+    assert np.array_equal(x, Normalize(normalization, mean_image)(torch.from_numpy(pixels)))
     assert np.array_equal(from_network_input(x, normalization, mean_image), pixels)
 
 

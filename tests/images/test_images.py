@@ -3,8 +3,6 @@
 import contextlib
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,18 +29,14 @@ from mlimages.images import (
     LabeledImage,
     compute_resized_size,
     copy_by_class,
-    from_network_input,
     identify,
     load_pixels,
     load_rgb,
     prepare_pixels,
-    to_network_input,
     to_upright_rgb,
 )
 from mlimages.labels import label_dir_auto
-from mlimages.networks import Normalize
-from tests.checks.test_validation import scene
-from tests.images.odd_images import odd_exif, png_of_size, saved
+from tests.images.odd_images import png_of_size, saved
 
 
 def noise(width: int, height: int, *, seed: int = 0) -> Image.Image:
@@ -78,30 +71,6 @@ def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: 
     image = noise(width, height)
     ours = prepare_pixels(image, ImageProperty(crop_w, crop_h, resize="crop"))
     assert (ours == np.asarray(tv.center_crop(image, [crop_h, crop_w]))).all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    width=st.integers(1, 200), height=st.integers(1, 200), target_w=st.integers(1, 64), target_h=st.integers(1, 64),
-)  # fmt: skip
-def test_downscale_scales_the_largest_central_part(width: int, height: int, target_w: int, target_h: int) -> None:
-    image = noise(width, height)
-    ours = prepare_pixels(image, ImageProperty(target_w, target_h, resize="downscale"))
-    if width < target_w or height < target_h:
-        assert (ours == prepare_pixels(image, ImageProperty(target_w, target_h, resize="crop"))).all()
-        return
-    part_w, part_h = min(width, height * target_w // target_h), min(height, width * target_h // target_w)
-    left, top = (width - part_w) // 2, (height - part_h) // 2
-    part = image.crop((left, top, left + part_w, top + part_h))
-    assert (part_w, part_h) == image.size or part_w == width or part_h == height
-    assert (ours == np.asarray(part.resize((target_w, target_h), Image.Resampling.BILINEAR))).all()
-
-
-def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
-    image = Image.new("RGB", (200, 100), "red")
-    image.paste("blue", (50, 0, 150, 100))
-    blue = np.asarray(LabeledImage.from_array(np.asarray(image, np.float32).transpose(2, 0, 1)).downscale(25).image)
-    assert (blue == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize(
@@ -173,21 +142,6 @@ def test_a_normalization_must_have_the_channels_of_the_images(
         Normalization(**values).check_channels(image)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=pytest.mark.realdata)], ids=["made", "real"])
-def test_a_huge_photograph_is_decoded_small_and_close_to_the_full_decode(
-    is_real: bool, request: pytest.FixtureRequest
-) -> None:
-    image = scene(1)
-    if is_real:
-        samples: Path = request.getfixturevalue("test_data") / "imagenet_samples"
-        image = Image.open(next(samples.glob("*tench*"))).convert("RGB")
-    huge = saved(image.resize((3000, 2000), Image.Resampling.BICUBIC), "JPEG", quality=90)
-    prop = ImageProperty(224)
-    small, full = load_pixels(huge, prop).astype(int), prepare_pixels(load_rgb(huge), prop).astype(int)
-    assert abs(small - full).max() <= 12
-    assert abs(small - full).mean() < 1
-
-
 @pytest.mark.parametrize("size", [(1001, 603), (997, 1999), (641, 2399), (1283, 4001)])
 def test_an_image_decoded_small_gets_the_size_that_the_whole_one_would(size: tuple[int, int]) -> None:
     white = saved(Image.new("RGB", size, "white"), "JPEG")
@@ -215,29 +169,6 @@ def test_images_are_turned_upright(orientation: int, form: str) -> None:
     assert np.abs(loaded - np.asarray(upright)).max() <= (4 if form == "JPEG" else 0)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_odd_exif_costs_neither_the_image_nor_its_orientation(form: str) -> None:
-    assert load_rgb(saved(noise(24, 16), form, exif=odd_exif())).size == (16, 24)
-
-
-@pytest.mark.parametrize(
-    ("form", "kind", "values", "levels"),
-    [
-        ("TIFF", "float32", [0.0, 0.25, 1.0], [0, 64, 255]),
-        ("TIFF", "float32", [0.0, 0.25, 0.5], [0, 64, 128]),
-        ("TIFF", "int32", [0, 257, 65535], [0, 1, 255]),
-        ("TIFF", "int32", [0, 257, 255], [0, 1, 1]),
-        ("TIFF", "uint16", [0, 257, 32896, 65535], [0, 1, 128, 255]),
-        ("PNG", "uint16", [0, 257, 32896, 65535], [0, 1, 128, 255]),
-    ],
-)
-def test_the_scale_of_deep_images_does_not_depend_on_their_values(
-    form: str, kind: str, values: list[float], levels: list[int]
-) -> None:
-    image = Image.fromarray(np.array([values], dtype=kind))
-    assert np.asarray(load_rgb(saved(image, form)))[0, :, 0].tolist() == levels
-
-
 def test_transparency_lies_over_white_in_every_mode() -> None:
     clear = (255, 255, 255)
     rgba = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
@@ -259,12 +190,6 @@ def test_transparency_lies_over_white_in_every_mode() -> None:
         assert loaded.getpixel((0, 0)) != clear, mode
 
 
-def test_transparency_lies_over_a_given_colour(tmp_path: Path) -> None:
-    Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
-    over_blue = LabeledImage(tmp_path / "a.png").load(background=(0, 0, 255)).image
-    assert over_blue.getpixel((1, 0)) == (51, 0, 204)
-
-
 @pytest.mark.parametrize("background", [(300, 0, 0), (-1, 0, 0), (0, 0), (0.5, 0, 0), "red", 7])
 def test_a_background_that_is_no_colour_is_no_fault_of_the_image(tmp_path: Path, background: Any) -> None:
     Image.new("RGBA", (2, 1), (255, 0, 0, 51)).save(tmp_path / "a.png")
@@ -282,20 +207,6 @@ def test_an_image_from_an_array_cannot_be_loaded_again() -> None:
     assert image.image.size == (4, 4)
 
 
-def test_cmyk_palette_and_one_bit_become_rgb() -> None:
-    red = Image.new("RGB", (8, 8), (255, 0, 0))
-    assert load_rgb(saved(red.convert("CMYK"), "TIFF")).getpixel((0, 0)) == (255, 0, 0)
-    assert load_rgb(saved(red.convert("P", palette=Image.Palette.ADAPTIVE))).getpixel((0, 0)) == (255, 0, 0)
-    assert load_rgb(saved(Image.new("1", (8, 8), 1))).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_of_an_animation_the_first_frame_counts() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
-    for form in ("GIF", "WEBP"):
-        data = saved(frames[0], form, save_all=True, append_images=frames[1:], lossless=True)
-        assert load_rgb(data).getpixel((4, 4)) == (255, 0, 0)
-
-
 def test_faults_have_their_codes(tmp_path: Path) -> None:
     whole = saved(noise(64, 64), "JPEG")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -311,23 +222,11 @@ def test_faults_have_their_codes(tmp_path: Path) -> None:
     assert fault_of(saved(noise(64, 64))[:-200]) == Fault.TRUNCATED
 
 
-def test_an_image_too_large_is_refused_from_its_header_and_nothing_is_printed() -> None:
-    code = (
-        "from mlimages.images.decoding import identify; from tests.images.odd_images import png_of_size\n"
-        "for size in (10_000, 20_000, 100_000):\n"
-        "    try: identify(png_of_size(size, size))\n    except Exception as error: print(error.fault)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert (done.stdout, done.stderr) == ("too-many-pixels\n" * 3, "")
-
-
-def test_a_larger_bound_is_heeded() -> None:
+def test_an_image_too_large_is_refused_from_its_header_unless_the_bound_is_larger() -> None:
+    for px in (10_000, 20_000, 100_000):
+        with pytest.raises(ImageError, match=f"too-many-pixels: {px} x {px} is more than 89478485 pixels"):
+            identify(png_of_size(px, px))
     assert identify(png_of_size(20_000, 20_000), max_pixels=10**9).size == (20_000, 20_000)
-
-
-def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
-    with pytest.raises(ImageError, match=r"too-many-pixels: 1 x 30000 scaled to 224 x 6720000"):
-        load_pixels(saved(Image.new("RGB", (1, 30_000))), ImageProperty(224))
 
 
 def test_an_iphones_image_is_opened(tmp_path: Path) -> None:
@@ -366,27 +265,6 @@ def test_strange_images_load_or_have_a_code(test_data: Path) -> None:
         "broken.png": Fault.NOT_AN_IMAGE, "truncated_image.png": Fault.TRUNCATED, "truncated_jpeg.jpg": Fault.TRUNCATED,
     }  # fmt: skip
     assert np.asarray(load_rgb(test_data / "weird/i_trns.png")).max() == 255
-
-
-NORMALIZATIONS = [
-    Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
-    Normalization(scale=1.0, mean=(123.68, 116.779, 103.939), std=(1.0,), bgr=True),
-    Normalization(scale=127.5, mean=(1.0, 1.0, 1.0)),
-]
-
-
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("with_mean_image", [False, True])
-def test_arrays_equal_the_networks_own_normalisation_bit_for_bit(
-    normalization: Normalization, with_mean_image: bool
-) -> None:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2, 9, 7, 3), dtype=np.uint8)
-    mean_image = rng.uniform(0, 255, (3, 9, 7)).astype(np.float32) if with_mean_image else None
-    theirs = Normalize(normalization, mean_image)(torch.from_numpy(pixels)).numpy()
-    ours = to_network_input(pixels, normalization, mean_image)
-    assert (ours == theirs).all()
-    assert (from_network_input(ours, normalization, mean_image) == pixels).all()
 
 
 def test_an_image_goes_to_an_array_and_back_unchanged() -> None:
