@@ -7,13 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mlimages.checks.image_table import DIGEST_BYTES
 from mlimages.checks.run_checks import check
 from mlimages.core import Embedder, ImageError, Pool, Progress, as_path, check_seed
 from mlimages.images import read_bytes
 from mlimages.labels import LabelFile, check_fractions, open_labels
-
-HASH_DIGITS = 32
-"""Number of hexadecimal digits of an image's SHA-256 that identify it."""
 
 
 def split_labels(
@@ -72,6 +70,6 @@ def split_labels(
 def _hash_undecodable_file(path: Path) -> str:
     """Return the hash of an image file for which `check` stores none, since it cannot be decoded; "" if unreadable."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()[:HASH_DIGITS]
+        return hashlib.sha256(read_bytes(path)).digest()[:DIGEST_BYTES].hex()
     except ImageError:
         return ""

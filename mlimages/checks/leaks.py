@@ -141,7 +141,6 @@ def _iter_image_relations(
     images: ImageTable, groups: Sequence[Sequence[int]], thresholds: Thresholds
 ) -> Iterator[ImageRelation]:
     """Yield an image, a code and the related image for every finding about the images of each group."""
-    is_multi_label = images.is_multi_label
 
     def find_label_file_index(image_index: int) -> int:
         return bisect_right(images.file_starts, image_index) - 1
@@ -149,14 +148,11 @@ def _iter_image_relations(
     def get_label_index(image_index: int) -> int:
         return int(images.label_indices[image_index])
 
-    def get_class_key(image_index: int) -> int:
-        """Return a number that is the same for all images of a class; for multi-label images, always 0."""
-        # near-duplicates of a multi-label image may have other classes: a crop may show fewer of them
-        return 0 if is_multi_label else get_label_index(image_index)
-
     def get_digest(image_index: int) -> bytes:
         return bytes(images.digests[image_index].data)
 
+    # near-duplicates of a multi-label image may have other classes: a crop may show fewer of them
+    get_class_key: Callable[[int], int] = (lambda _: 0) if images.is_multi_label else get_label_index
     for group in groups:
         by_file = _group_by(group, find_label_file_index)
         yield from _iter_leaks(by_file, images.file_starts)

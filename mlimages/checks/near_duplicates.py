@@ -95,19 +95,10 @@ class Orientation:
     flipped_vertically: bool
     flipped_horizontally: bool
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether the orientation is the identity: the image is neither transposed nor flipped."""
-        return not (self.transposed or self.flipped_vertically or self.flipped_horizontally)
-
     def apply_to_images(self, images: NDArray[Value]) -> NDArray[Value]:
         """Apply this orientation to square images `(..., side, side)`."""
         images = images.swapaxes(-1, -2) if self.transposed else images
         return images[..., :: -1 if self.flipped_vertically else 1, :: -1 if self.flipped_horizontally else 1]
-
-    def apply_to_thumbnails(self, thumbnails: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Apply this orientation to thumbnails `(n, 256)`."""
-        return self.apply_to_images(thumbnails.reshape(-1, 16, 16)).reshape(-1, 256)
 
     def apply_to_hashes(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Return the perceptual hashes `(N,)` of the images in this orientation; a flip negates the odd frequencies."""
@@ -157,7 +148,7 @@ def find_near_duplicate_pairs(
             are skipped, so that a long series of frames is not compared pair by pair.
     """
     for orientation in ORIENTATIONS:
-        bits = max_bits if orientation.is_identity else max_rotated_bits
+        bits = max_bits if orientation == ORIENTATIONS[0] else max_rotated_bits
         for ones, others in _find_close_pairs(orientation.apply_to_hashes(hashes), hashes, bits):
             for start in range(0, len(ones), PAIR_BATCH_SIZE):
                 one, other = ones[start : start + PAIR_BATCH_SIZE], others[start : start + PAIR_BATCH_SIZE]
@@ -165,7 +156,7 @@ def find_near_duplicate_pairs(
                 one, other = one[apart], other[apart]
                 min_correlations = np.maximum(min_correlation_per_image[one], min_correlation_per_image[other])
                 alike = _are_near_duplicates(
-                    orientation.apply_to_thumbnails(get_thumbnails(one)),
+                    orientation.apply_to_images(get_thumbnails(one).reshape(-1, 16, 16)).reshape(-1, 256),
                     get_thumbnails(other),
                     min_correlations,
                     min_crop_correlation,
@@ -228,14 +219,10 @@ def _compute_best_crop_correlation(
 
 def _make_crop_matrices() -> NDArray[np.float32]:
     """Return matrices `(scales, 3, 16, 16)` that crop an image along one axis: at the start, middle and end."""
-    windows = np.zeros((len(CROP_SCALES), 3, 16, 16), np.float32)
-    for number, size in enumerate(CROP_SCALES):
-        for offset, share in enumerate((0.0, 0.5, 1.0)):
-            at = np.clip(size * (np.arange(16) + 0.5) + share * (1 - size) * 16 - 0.5, 0, 15)
-            below = np.minimum(at.astype(int), 14)
-            windows[number, offset, np.arange(16), below] = below + 1 - at
-            windows[number, offset, np.arange(16), below + 1] = at - below
-    return windows
+    scales, shares = np.array(CROP_SCALES)[:, None, None], np.array([0, 0.5, 1])[:, None]
+    centers = np.clip(scales * (np.arange(16) + 0.5) + shares * (1 - scales) * 16 - 0.5, 0, 15)  # (scales, 3, 16)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - abs(centers[..., None] - np.arange(16))).astype(np.float32)
+    return weights
 
 
 _DCT = np.cos(np.pi / 16 * np.outer(np.arange(8), np.arange(16) + 0.5)).astype(np.float32)

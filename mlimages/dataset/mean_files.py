@@ -86,8 +86,7 @@ def _read_array(path: Path, image_property: ImageProperty | None) -> NDArray[Any
     try:
         if path.suffix.lower() == ".npy":
             with path.open("rb") as file:
-                array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-                return array
+                return np.lib.format.read_array(file, allow_pickle=False)
         is_gray = identify(path).mode == "L" or (image_property is not None and image_property.gray_scale)
         return LabeledImage(path).to_array(color=not is_gray)
     except (ImageError, OSError, ValueError, EOFError, MemoryError) as error:

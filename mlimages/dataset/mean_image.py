@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
@@ -212,28 +212,13 @@ def draw_class_means(mean_image: MeanImage, class_names: Sequence[str], path: Pa
 
 
 def compute_cached_mean(
-    labels: LabelFile,
-    image_property: ImageProperty,
-    *,
-    per_class: bool,
-    pool: Pool | None,
-    skip_unavailable: bool,
-    progress: Progress | None,
+    labels: LabelFile, image_property: ImageProperty, *, per_class: bool, compute: Callable[[], MeanImage]
 ) -> MeanImage:
-    """Return the result of `compute_mean`, which is cached on disk until an image file changes.
+    """Return the result of `compute`, which is cached on disk until an image file changes.
 
     Nothing is cached if an image is remote or cannot be read: new permissions or another installed package may make it
     readable without a change of the file.
     """
-    compute = partial(
-        compute_mean,
-        labels,
-        image_property,
-        per_class=per_class,
-        pool=pool,
-        skip_unavailable=skip_unavailable,
-        progress=progress,
-    )
     key = hashlib.sha256(f"4 {PIXELS_VERSION} {image_property} {per_class}".encode())
     for item in labels:
         if is_remote(item.path):  # requesting its state costs as much as reading it
@@ -308,7 +293,6 @@ def _compute_sums(items: Sequence[LabeledPath], image_property: ImageProperty, p
 
 
 def _compute_channel_statistics(histogram: NDArray[np.uint64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and the standard deviation of each channel."""
     levels = np.arange(256, dtype=np.float64)
     weights = histogram / histogram.sum(axis=1, keepdims=True)  # (C, 256)
     mean = weights @ levels

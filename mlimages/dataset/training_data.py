@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from numbers import Integral
 from typing import Any, Literal, overload
@@ -25,7 +26,7 @@ from mlimages.core import (
     require_writable,
 )
 from mlimages.dataset.mean_files import load_mean_image
-from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, draw_class_means, list_mean_files
+from mlimages.dataset.mean_image import MeanImage, compute_cached_mean, compute_mean, draw_class_means, list_mean_files
 from mlimages.images import LabeledImage, from_network_input, iter_pixels, require_image_property, to_network_input
 from mlimages.labels import (
     LabelFile,
@@ -174,7 +175,8 @@ class TrainingData:
         files = [*mean_files, used_path, class_definition_path(used_path)]
         require_writable([*files, *([per_class_path] if per_class else [])], overwrite=overwrite)
         require_unchanged_classes(used_path, self.labels.class_names)
-        mean_image = compute_cached_mean(
+        compute = partial(
+            compute_mean,
             self.labels,
             self.image_property,
             per_class=per_class,
@@ -182,6 +184,7 @@ class TrainingData:
             skip_unavailable=skip_unavailable,
             progress=progress,
         )
+        mean_image = compute_cached_mean(self.labels, self.image_property, per_class=per_class, compute=compute)
         mean_image.write(path, overwrite=overwrite)
         if per_class:
             draw_class_means(mean_image, self.labels.class_names, per_class_path, overwrite=overwrite)

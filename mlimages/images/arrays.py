@@ -10,9 +10,6 @@ from PIL import Image
 
 from mlimages.core import Fault, ImageError, Normalization
 
-_FLOAT_WHITE, _INTEGER_WHITE = 1.0, 65535.0
-"""Pixel value of white in floating-point images, as in scikit-image, and in integer images of more than 8 bits."""
-
 
 def to_network_input(
     pixels: NDArray[np.uint8], normalization: Normalization, mean_image: NDArray[np.float32] | None = None
@@ -60,7 +57,9 @@ def to_uint8(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 
 def scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale a grayscale image of more than 8 bits to 8 bits: white is 1 in floating-point images, and otherwise 65535.
+    """Scale a grayscale image of more than 8 bits to 8 bits.
+
+    White is 1 in floating-point images, as in scikit-image, and 65535 in others.
 
     If the file marks a pixel value as transparent, the result has an alpha channel.
 
@@ -69,7 +68,7 @@ def scale_to_8_bits(image: Image.Image) -> Image.Image:
             equal pixel values of two images would then become different.
     """
     levels, is_float = np.asarray(image, dtype=np.float32), image.mode == "F"  # (H, W)
-    white = _FLOAT_WHITE if is_float else _INTEGER_WHITE
+    white = 1.0 if is_float else 65535.0
     with np.errstate(all="ignore"):  # the floats of a damaged file may have any value
         if not (levels.min() >= 0 and levels.max() <= white):  # NaN is neither
             raise ImageError(

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mlimages.core import MAX_PIXELS, Fault, ImageError, as_path, describe_unsupported_content, make_install_command
 from mlimages.images.decoded_image import WHITE, DecodedImage, DecodeOptions, ImageHeader
@@ -32,12 +32,6 @@ TRANSPOSE_BY_ORIENTATION = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 """The transpose that makes an image upright, by EXIF orientation."""
-
-_ORIENTATION_TAG = 0x0112
-"""Tag of the orientation in Exif 2.32."""
-
-_FIRST_TRANSPOSED_ORIENTATION = 5
-"""The EXIF orientations from this one to 8 swap width and height."""
 
 _REJECTED_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"}
 """Formats of Pillow that are rejected: EPS needs an external program (Ghostscript), IPTC may embed any format, such as
@@ -146,7 +140,7 @@ def decode(
     return DecodedImage(
         image,
         header,
-        size[::-1] if turn >= _FIRST_TRANSPOSED_ORIENTATION else size,
+        size[::-1] if turn >= 5 else size,  # the orientations 5 to 8 swap width and height
         orientation=max(stored, turn),
         remaining_orientation=1 if options.apply_orientation else turn,
         animated=_is_animated(file),
@@ -332,7 +326,7 @@ def _read_exif_orientation(file: Image.Image) -> int:
 
 def _parse_orientation(exif_tags: object) -> int:
     """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or invalid."""
-    value = exif_tags.get(_ORIENTATION_TAG, 1)  # type: ignore[attr-defined]
+    value = exif_tags.get(ExifTags.Base.Orientation, 1)  # type: ignore[attr-defined]
     return int(value) if value in range(1, 9) else 1
 
 

@@ -7,18 +7,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mlimages.core import Fault, ImageError
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Number of channels by color type (www.w3.org/TR/png-3, 11.2.1)."""
 
-_SAMPLE_FORMAT_TAG, _SIGNED = 339, 2
-"""The TIFF tag SampleFormat, and its value for signed integers (TIFF 6.0, section 19)."""
-
-_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
-"""The TIFF tag PhotometricInterpretation, and its value for images in which 0 is white (TIFF 6.0, section 8)."""
+_SIGNED, _WHITE_IS_ZERO = 2, 0
+"""Values of the TIFF tags SampleFormat and PhotometricInterpretation (TIFF 6.0, sections 19 and 8)."""
 
 
 def require_complete_png(image: Image.Image, data: bytes) -> None:
@@ -61,12 +58,12 @@ def correct_tiff_pixels(image: Image.Image, tags: Mapping[int, Any]) -> Image.Im
     Raises:
         ImageError: the pixels are signed bytes, which Pillow reads as unsigned.
     """
-    sample_formats = tags.get(_SAMPLE_FORMAT_TAG, ())
+    sample_formats = tags.get(ExifTags.Base.SampleFormat, ())
     if image.mode != "I" and _SIGNED in (sample_formats if isinstance(sample_formats, tuple) else (sample_formats,)):
         raise ImageError(
             Fault.UNREADABLE, "signed 8-bit pixel values are not supported: convert the image to unsigned 8 bits"
         )
-    if tags.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO and image.mode.startswith("I;16"):
         import numpy as np  # takes 70 ms, and most decoding processes do not need it
 
         return Image.fromarray(65535 - np.asarray(image).astype(np.uint16))

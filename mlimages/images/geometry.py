@@ -18,8 +18,6 @@ from mlimages.images.decoding import decode, require_type, reraise_as_image_erro
 from mlimages.images.reading import make_reader_pool
 from mlimages.images.sizes import compute_crop_offset, compute_resized_size, covers_crop
 
-_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
 
 def require_image_property(value: object) -> None:
     """Raise a TypeError, with an example, unless `value` is an ImageProperty."""
@@ -125,7 +123,7 @@ def _resize(image: Image.Image, image_property: ImageProperty, resized_size: tup
     if width * height > max(MAX_PIXELS, image_property.width * image_property.height):
         detail = f"{image.width} x {image.height} scaled to {width} x {height} is more than {MAX_PIXELS} pixels"
         raise ImageError(Fault.TOO_MANY_PIXELS, detail)
-    return image.resize(resized_size, _RESAMPLING[image_property.interpolation])
+    return image.resize(resized_size, Image.Resampling[image_property.interpolation.upper()])
 
 
 def _crop(image: Image.Image, image_property: ImageProperty) -> Image.Image:

@@ -77,12 +77,11 @@ def _remove_reported_padding(data: bytes, warning: str) -> bytes | None:
     if len(unpadded) < len(data):
         return unpadded
     count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
-    end = data.rfind(marker, scan)
-    while end >= scan + count:
+    end = len(data)
+    while (end := data.rfind(marker, scan, end)) >= scan + count:
         padding = data[end - count : end]
         if padding == bytes(count) or (count >= _MIN_PADDING_BYTES and len(set(padding)) == 1):
             return data[: end - count] + data[end:]
-        end = data.rfind(marker, scan, end)
     return None
 
 
