@@ -17,11 +17,10 @@ import numpy as np
 from mlimages.checks.cache import CheckCache, ExaminedImage, FileVersion
 from mlimages.checks.codes import Code, Thresholds
 from mlimages.checks.feature_pairs import require_usearch
-from mlimages.checks.findings import Findings, merge_finding_rows
 from mlimages.checks.image_table import DIGEST_BYTES, ImageTable
 from mlimages.checks.leaks import find_duplicate_groups, make_duplicate_findings, merge_groups_by_features
 from mlimages.checks.measurements import make_measurement_table, measure_image
-from mlimages.checks.result import CheckReport, SimilarPair
+from mlimages.checks.result import CheckReport, Findings, SimilarPair, merge_finding_rows
 from mlimages.checks.rules import apply_class_rules, apply_rules, describe_wrong_suffix
 from mlimages.core import (
     BrokenImage,
@@ -175,14 +174,11 @@ def _record_examined_images(
     images: ImageTable, first_index: int, paths: Sequence[str], examined_images: Sequence[ExaminedImage]
 ) -> None:
     """Write the results of consecutive images, from index `first_index` on, to the table."""
-    decoded = [row for row, image in enumerate(examined_images) if image.packed_measurements]
-    if decoded:
-        indices = first_index + np.array(decoded)
-        images.measurements[indices] = make_measurement_table(
-            examined_images[row].packed_measurements or b"" for row in decoded
-        )
-        digests = b"".join(examined_images[row].sha256[:DIGEST_BYTES] for row in decoded)
-        images.digests[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+    decoded = [image for image in examined_images if image.packed_measurements]
+    indices = first_index + np.flatnonzero([bool(image.packed_measurements) for image in examined_images])
+    images.measurements[indices] = make_measurement_table(image.packed_measurements or b"" for image in decoded)
+    digests = b"".join(image.sha256[:DIGEST_BYTES] for image in decoded)
+    images.digests[indices] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
     for index, (path, image) in enumerate(zip(paths, examined_images, strict=True), start=first_index):
         if image.fault:
             images.record_fault(index, Code(image.fault), image.detail)
