@@ -41,7 +41,6 @@ from .layers import Window as Window
 from .lazy import require_extra as require_extra
 from .locks import file_lock as file_lock
 from .locks import supports_locks as supports_locks
-from .notebook import Html as Html
 from .notebook import make_html_images as make_html_images
 from .notebook import make_html_table as make_html_table
 from .options import MAX_SEED as MAX_SEED
@@ -93,13 +92,12 @@ from .shards import is_file_or_member as is_file_or_member
 from .shards import is_member_path as is_member_path
 from .shards import is_truncated as is_truncated
 from .shards import iter_members as iter_members
-from .tables import format_count as format_count
-from .tables import format_table as format_table
 from .telemetry import disable_telemetry as disable_telemetry
 from .temporary_files import temporary_folder_beside as temporary_folder_beside
 from .terminal import escape_unprintable as escape_unprintable
 from .terminal import format_command as format_command
 from .terminal import format_examples as format_examples
+from .terminal import format_table as format_table
 from .terminal import pluralize as pluralize
 from .types import DEFAULT_MODEL as DEFAULT_MODEL
 from .types import BrokenImage as BrokenImage

@@ -52,9 +52,8 @@ class RayCluster:
         Raises:
             InputError: the worker processes crashed repeatedly on the same item.
         """
-        working_folder = os.getcwd()  # noqa: PTH109
         try:
-            submit = partial(_run_task.remote, working_folder, function)
+            submit = partial(_run_task.remote, os.getcwd(), function)  # noqa: PTH109
             for result in submit_ahead(submit, items, PREFETCH_FACTOR * self.workers):
                 yield ray.get(result)
         except RayTaskError as error:
@@ -72,9 +71,8 @@ class RayCluster:
         Raises:
             GatherError: the process of a task crashed repeatedly.
         """
-        working_folder = os.getcwd()  # noqa: PTH109
-        task = _run_task.options(max_retries=MAX_CRASHES - 1)
-        running = [task.remote(working_folder, function, item) for item in items]
+        submit = partial(_run_task.options(max_retries=MAX_CRASHES - 1).remote, os.getcwd(), function)  # noqa: PTH109
+        running = [submit(item) for item in items]
         try:
             while running:
                 ended, running = ray.wait(running, num_returns=len(running), timeout=POLL_INTERVAL_S)

@@ -19,6 +19,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlimages.core.codes import Fault
@@ -126,26 +128,25 @@ _WRITE_ERROR_PATTERN = re.compile(r"\(os error (\d+)\)|requested and \d+ written
 """Matches messages of write errors that lack an errno: those of safetensors' exception, and of numpy's `tofile`."""
 
 
-def convert_to_os_error(error: Exception, part_path: Path, path: Path) -> Exception:
-    """Return an error in writing `part_path` as an OSError whose `filename` is `path`; return other errors unchanged.
+@contextmanager
+def name_output_in_errors(part_path: Path, path: Path) -> Iterator[None]:
+    """Context manager: raise an error in writing `part_path` as an OSError whose `filename` is `path`.
+
+    Other errors are not changed.
 
     Args:
-        error: raised while `part_path` was written.
         part_path: the temporary file or folder, which is renamed to `path` at the end.
         path: the file or folder to name in the message.
     """
-    number = getattr(error, "errno", None)
-    if not number and (found := _WRITE_ERROR_PATTERN.search(str(error))):
-        number = int(found[1] or errno.ENOSPC)
-        return OSError(number, os.strerror(number), str(path))
-    if isinstance(error, OSError) and number and _may_be_inside(error.filename, part_path):
-        error.filename = str(path)
-    return error
-
-
-def _may_be_inside(file_name: object, path: Path) -> bool:
-    """Return whether an error's `filename` is `path` or lies inside it.
-
-    True also for None: the error has no file name, for example because the disk is full.
-    """
-    return file_name is None or Path(str(file_name)).is_relative_to(path)
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if not number and (found := _WRITE_ERROR_PATTERN.search(str(error))):
+            number = int(found[1] or errno.ENOSPC)
+            raise OSError(number, os.strerror(number), str(path)) from error
+        if isinstance(error, OSError) and number:
+            file_name = part_path if error.filename is None else Path(str(error.filename))  # None if the disk is full
+            if file_name.is_relative_to(part_path):
+                error.filename = str(path)
+        raise

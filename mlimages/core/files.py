@@ -18,8 +18,8 @@ from urllib.parse import unquote
 
 import platformdirs
 
-from mlimages.core.errors import InputError, MissingExtraError, convert_to_os_error, summarize_error
-from mlimages.core.shards import ShardMember, find_member
+from mlimages.core.errors import InputError, MissingExtraError, name_output_in_errors, summarize_error
+from mlimages.core.shards import find_member
 from mlimages.core.temporary_files import make_temporary_path
 
 _REMOTE_URL = re.compile(r"(s3|gs|gcs|az|abfs|abfss|hdfs|oci|oss|memory):/+(.*)", re.DOTALL | re.IGNORECASE)
@@ -60,19 +60,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = make_temporary_path(path)
     try:
-        mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
-        part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private
-        created = part.stat()
-        yield part
-        if mode is None and not os.path.samestat(created, part.stat()):  # safetensors replaces it by one of mode 0600
-            mode = stat.S_IMODE(created.st_mode)
-        if mode is not None and mode != stat.S_IMODE(part.stat().st_mode):  # some file systems refuse any chmod
-            part.chmod(mode)
-        part.replace(path)
-    except Exception as error:
-        if (described := convert_to_os_error(error, part, path)) is not error:
-            raise described from error
-        raise
+        with name_output_in_errors(part, path):
+            mode = stat.S_IMODE(path.stat().st_mode) if path.is_file() else None
+            part.touch(exist_ok=False, mode=0o666 if mode is None else 0o600)  # the replaced file may be private
+            created = part.stat()
+            yield part
+            if mode is None and not os.path.samestat(created, part.stat()):  # safetensors replaces it, with mode 0600
+                mode = stat.S_IMODE(created.st_mode)
+            if mode is not None and mode != stat.S_IMODE(part.stat().st_mode):  # some file systems refuse any chmod
+                part.chmod(mode)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -220,11 +217,14 @@ def fingerprint(path: Path | str) -> bytes | None:
         if is_remote(path):
             return _fingerprint_object(as_path(path))
         if member := find_member(path):
-            return _fingerprint_member(member)
-        found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
+            _, modified, changed, inode = member.archive_stat
+            size, inode = member.num_bytes, inode + member.offset
+        else:
+            found = os.stat(path)  # noqa: PTH116  # twice as fast as Path's
+            size, modified, changed, inode = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
     except OSError:
         return None
-    return _FINGERPRINT_STRUCT.pack(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**64 - 1))
+    return _FINGERPRINT_STRUCT.pack(size, modified, changed, inode & (2**64 - 1))
 
 
 def _fingerprint_object(path: Path) -> bytes:
@@ -243,12 +243,6 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a file, a member of a shard, or an object at an address."""
     member = None if is_remote(path) else find_member(path)
     return member.read() if member else path.read_bytes()
-
-
-def _fingerprint_member(member: ShardMember) -> bytes:
-    """Return the fingerprint of a member of a shard: its size and offset, and the times and inode of the shard."""
-    _, modified, changed, inode = member.archive_stat
-    return _FINGERPRINT_STRUCT.pack(member.num_bytes, modified, changed, (inode + member.offset) & (2**64 - 1))
 
 
 def relative_name(path: Path | str, folder: Path) -> str:

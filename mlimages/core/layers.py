@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from mlimages.core.tables import format_count, format_table
+from mlimages.core.terminal import format_count, format_table
 
 LayerState = Literal["frozen", "trained", "partly", ""]
 """Whether training changes none, all or some of a layer's parameters; "" if it has no parameters, or if unknown."""
@@ -161,12 +161,8 @@ def _format_totals(summary: NetworkSummary) -> Iterator[str]:
     hidden = len(summary.layers) - sum(1 for _ in _select_visible_layers(summary.layers))
     if hidden:
         yield f"{hidden} more layers have no parameters (such as ReLU): see --json"
-    yield from _format_rounding_notes(summary.layers)
-    yield from summary.notes
-
-
-def _format_rounding_notes(layers: Sequence[Layer]) -> Iterator[str]:
-    if not all(layer.even for layer in layers):
-        lost = [f"{layer.name} {layer.lost_px}" for layer in layers if layer.lost_px]
+    if not all(layer.even for layer in summary.layers):
+        lost = [f"{layer.name} {layer.lost_px}" for layer in summary.layers if layer.lost_px]
         text = "! the output width is rounded; columns that no window covers, by layer: " + (", ".join(lost) or "none")
         yield from textwrap.wrap(text, 80, subsequent_indent="  ")
+    yield from summary.notes

@@ -6,6 +6,7 @@ import base64
 import html
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 MAX_SHOWN_IMAGES, MAX_IMAGE_BYTES = 4, 1 << 18
@@ -33,13 +34,12 @@ def make_html_table(title: str, rows: Iterable[Sequence[object]], *, header: Seq
 
 def make_html_images(paths: Iterable[str | os.PathLike[str]], *, height_px: int = 64) -> Html:
     """Return `<img>` tags of the first four images that a browser can display and that have at most 256 KiB."""
-    tags: list[str] = []
-    for path in map(Path, paths):
-        if len(tags) == MAX_SHOWN_IMAGES:
-            break
-        if uri := _make_data_uri(path):
-            tags.append(f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">')
-    return Html(" ".join(tags))
+    tags = (
+        f'<img src="{uri}" alt="{html.escape(path.name)}" style="height:{height_px}px">'
+        for path in map(Path, paths)
+        if (uri := _make_data_uri(path))
+    )
+    return Html(" ".join(islice(tags, MAX_SHOWN_IMAGES)))
 
 
 def _make_data_uri(path: Path) -> str:

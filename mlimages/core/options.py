@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mlimages.core.errors import InputError
@@ -74,11 +74,10 @@ def option_fields(cls: type) -> Iterator[OptionField]:
     for field in fields(cls):
         annotated = hints[field.name]
         option = next(each for each in annotated.__metadata__ if isinstance(each, Option))
-        kinds = [kind for kind in get_args(annotated.__origin__) if kind is not type(None)]
-        is_optional = (
-            len(kinds) < len(get_args(annotated.__origin__)) and get_origin(annotated.__origin__) is not Literal
-        )
-        kind = kinds[0] if is_optional and len(kinds) == 1 else annotated.__origin__
+        kind, members = annotated.__origin__, get_args(annotated.__origin__)
+        is_optional = NoneType in members
+        if is_optional and len(members) == 2:
+            kind = members[members[0] is NoneType]
         yield OptionField(field.name, kind, field.default, option, is_optional)
 
 
@@ -100,8 +99,7 @@ def check_options(options: Any) -> None:
         if expected := _describe_type_mismatch(field.type, value):
             raise InputError(f"{field.name} is {value!r}: it must be {expected}")
         low, high = field.option.min, field.option.max
-        outside = (low is not None and not low <= value < math.inf) or (high is not None and not value <= high)
-        if outside:
+        if (low is not None and not low <= value < math.inf) or (high is not None and not value <= high):
             bounds = (
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
             )

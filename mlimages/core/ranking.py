@@ -66,8 +66,7 @@ def mean_average_precision(probabilities: Probabilities, targets: Targets) -> fl
     >>> mean_average_precision(np.array([[0.9, 0.1], [0.8, 0.9]]), np.array([[False, False], [True, True]]))
     0.75
     """
-    whole = np.ones((1, len(targets)), np.int64)
-    return float(_mean_over_classes(_resampled_average_precisions(probabilities, targets, whole))[0])
+    return average_precisions(probabilities, targets).mean.value
 
 
 def average_precisions(probabilities: Probabilities, targets: Targets) -> AveragePrecision:

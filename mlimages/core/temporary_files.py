@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
 
-from mlimages.core.errors import convert_to_os_error
+from mlimages.core.errors import name_output_in_errors
 
 _TEMPORARY_NAME = re.compile(r"(\..*\.)(([0-9a-f]{6})[0-9a-f]{4})([0-9a-f]{6})\.part", re.DOTALL)
 """Name of a temporary file: start of the output's name, process id and random digits, process id, checksum."""
@@ -37,11 +37,8 @@ def temporary_folder_beside(path: Path) -> Iterator[Path]:
     folder = make_temporary_path(path)
     folder.mkdir()
     try:
-        yield folder
-    except Exception as error:
-        if (described := convert_to_os_error(error, folder, path)) is not error:
-            raise described from error
-        raise
+        with name_output_in_errors(folder, path):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -69,10 +66,8 @@ def _is_abandoned(name: str) -> bool:
         return False
     try:
         os.kill(int(found[3], 16), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -87,7 +87,8 @@ def require_writable(
     for path in paths if not overwrite else ():
         if read and path.resolve() in read:
             raise InputError(f"{path} is also an input: choose another name with -o, or replace it with --force")
-        if _is_read_only(path):
+        # root may write to a file that is marked as read-only all the same
+        if not is_remote(path) and path.is_file() and not path.stat().st_mode & 0o222:
             raise InputError(
                 f"{path} is read-only: make it writable, choose another name, or replace it with --force "
                 "(in Python, overwrite=True)"
@@ -118,11 +119,6 @@ def write_text_output(path: Path, text: str, *, overwrite: bool = False) -> None
 def list_written_files(folder: Path) -> set[str]:
     """Return the names of the files that mlimages wrote into a folder; some may have been edited or deleted since."""
     return {line.partition("  ")[2] for line in _read_records(folder) if not line.startswith("#")}
-
-
-def _is_read_only(path: Path) -> bool:
-    """Whether a local file is marked as read-only; root may write to it all the same."""
-    return not is_remote(path) and path.is_file() and not path.stat().st_mode & 0o222
 
 
 def _read_records(folder: Path) -> dict[str, None]:
