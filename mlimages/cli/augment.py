@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import typer
 
+from mlimages import core, dataset
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels
 from mlimages.cli.options import IMAGE_SIZE_HELP, LABELS, RESIZE, make_image_property, takes_options
 from mlimages.core import MAX_SEED, Resize, pluralize
-from mlimages.labels import TableOptions
-
-if TYPE_CHECKING:
-    from mlimages.dataset import AugmentSummary
+from mlimages.labels import TableOptions, require_outside_dataset
 
 MAX_ANGLES = 360
 """Maximum number of angles of --rotate."""
@@ -66,15 +64,11 @@ def augment(
     angles, fractions = _parse_angles(rotate), _parse_fractions(split)
     image_property = make_image_property(size, resize=resize)
 
-    from mlimages.core import TqdmProgress
-    from mlimages.dataset import augment as write
-    from mlimages.labels import require_outside_dataset
-
     output_format = output_format or ("npz" if out.suffix == ".npz" else "folder")
     if output_format == "folder":
         require_outside_dataset(out, labels)
     images = read_labels(labels, table_options)
-    summary = write(
+    summary = dataset.augment(
         images.limit_per_class(limit_per_class, seed=seed) if limit_per_class else images,
         out,
         image_property=image_property,
@@ -84,7 +78,7 @@ def augment(
         seed=seed,
         format=output_format,
         overwrite=force,
-        progress=TqdmProgress(),
+        progress=core.TqdmProgress(),
     )
     _print_summary(summary, as_json=as_json)
 
@@ -118,7 +112,7 @@ def _parse_fractions(text: str) -> list[float]:
     return fractions
 
 
-def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
+def _print_summary(summary: dataset.AugmentSummary, *, as_json: bool) -> None:
     for image in summary.broken_images:
         print_to_stderr(f"skipped: {image.path}: {image.fault}: {image.detail}")
     for note in summary.notes:
@@ -133,7 +127,7 @@ def _print_summary(summary: AugmentSummary, *, as_json: bool) -> None:
     _print_next_step(summary)
 
 
-def _print_next_step(summary: AugmentSummary) -> None:
+def _print_next_step(summary: dataset.AugmentSummary) -> None:
     name, out = summary.splits[0].name, summary.out
     x, y = (f"{axis}_{name}" if name else axis for axis in "xy")
     if summary.format == "npz":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mlimages import checks, core, dataset, images, training
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster, require_engine_installed
 from mlimages.cli.hints import (
     find_validation_option,
@@ -29,14 +30,21 @@ from mlimages.cli.options import (
     takes_options,
 )
 from mlimages.core import Resize, as_path, format_size, parse_size, pluralize, require_writable
-from mlimages.labels import SPLIT_NAMES_BY_ALIAS, LabelFileSummary, LabelOptions, TableOptions, open_splits
+from mlimages.labels import (
+    SPLIT_NAMES_BY_ALIAS,
+    LabelFile,
+    LabelFileSummary,
+    LabelOptions,
+    TableOptions,
+    make_label_files,
+    open_splits,
+    parse_fractions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlimages.checks import CheckReport
     from mlimages.core import Embedder
-    from mlimages.labels import LabelFile
 
 MAX_SHOWN_CLASSES = 20
 
@@ -61,10 +69,6 @@ def label(
 
     Example: mlimages label data/cats -o cats.txt --split 0.8,0.2 --seed 1
     """
-    from mlimages.checks import split_labels
-    from mlimages.core import TqdmProgress
-    from mlimages.labels import make_label_files, parse_fractions
-
     options = LabelOptions(**settings, split=parse_fractions(split) if split else ())
 
     def split_without_leaks(
@@ -72,7 +76,9 @@ def label(
     ) -> tuple[LabelFile, ...]:
         """Split a label file; near-duplicates stay in the same split. See `split_labels` for `assigned`."""
         embed = _load_embedder([labels]) if options.group_by == "features" else None
-        return split_labels(labels, fractions, seed, assigned=assigned, embed=embed, progress=TqdmProgress())
+        return checks.split_labels(
+            labels, fractions, seed, assigned=assigned, embed=embed, progress=core.TqdmProgress()
+        )
 
     written = make_label_files(options, split=split_without_leaks, print_note=print_to_stderr)
     for file in written:
@@ -157,10 +163,6 @@ def check(
 
     Example: mlimages check train.txt val.txt --report check.html
     """
-    from mlimages import checks
-    from mlimages.core import TqdmProgress
-    from mlimages.images import describe_if_most_images_missing
-
     require_engine_installed(engine)
     if yes and not fix:
         raise typer.BadParameter("--yes requires --fix")
@@ -181,7 +183,7 @@ def check(
             pool=pool,
             skip_unavailable=skip_unavailable,
             embed=embed,
-            progress=TqdmProgress(),
+            progress=core.TqdmProgress(),
         )
     if report_path:
         write_check_report(report, report_path, overwrite=force)
@@ -206,7 +208,7 @@ def check(
             "label files that mlimages did not write, or that were edited since, are not updated: "
             f"{', '.join(map(str, outdated))}; use NAME_checked.txt instead"
         )
-    if advice := describe_if_most_images_missing(report.errors.get("missing", 0), report.num_images):
+    if advice := images.describe_if_most_images_missing(report.errors.get("missing", 0), report.num_images):
         print_to_stderr(advice)
     if count := report.errors.get(checks.Code.TWO_LABELS, 0):
         print_to_stderr(
@@ -240,17 +242,13 @@ def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
 
 def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
     """Load the network for features, and print the expected time and memory."""
-    from mlimages.training import embedder
-
-    embed = embedder()
+    embed = training.embedder()
     print_to_stderr(embed.describe_time_and_memory(sum(1 for file in files for _ in file.text_items())))
     return embed
 
 
 def _undo_interrupted_moves(sources: Sequence[Path], *, undo: bool) -> None:
     """Undo the moves of interrupted `check --fix --yes`, or print how to."""
-    from mlimages import checks
-
     for record in checks.find_interrupted_moves(sources):
         if undo:
             checks.undo_interrupted_moves(record)
@@ -258,7 +256,7 @@ def _undo_interrupted_moves(sources: Sequence[Path], *, undo: bool) -> None:
         print_to_stderr(f"{record}: --fix was interrupted: {action}")
 
 
-def _print_report(report: CheckReport) -> None:
+def _print_report(report: checks.CheckReport) -> None:
     print(f"{pluralize(report.num_images, 'image')} checked, {report.num_ok} ok, {report.duration_s:.1f} s")
     if report.feature_pairs is not None:
         print(f"{pluralize(len(report.feature_pairs), 'pair')} of near-duplicates found only by features")
@@ -304,9 +302,6 @@ def mean(
 
     Example: mlimages mean train.txt --size 227 -o mean.png
     """
-    from mlimages.core import TqdmProgress
-    from mlimages.dataset import TrainingData
-
     require_engine_installed(engine)
     out, size = as_path(out), size or ("" if model else "224")
     settings = {"model": model, "size": size, "resize": resize, "gray": gray}
@@ -315,21 +310,19 @@ def mean(
             raise typer.BadParameter(
                 "a run folder cannot be combined with --size, --resize or --gray", param_hint="--model"
             )
-        from mlimages.training import get_image_property, read_config
-
         sides = parse_size(size) if size else None
-        image_property = get_image_property(model, size=sides, resize=resize, gray=gray)
+        image_property = training.get_image_property(model, size=sides, resize=resize, gray=gray)
         if Path(model).is_dir():
-            run, size = read_config(model), format_size(image_property.width, image_property.height)
+            run, size = training.read_config(model), format_size(image_property.width, image_property.height)
             settings = {"model": run.model, "size": size, "resize": run.resize, "gray": run.gray}
     else:
         image_property = make_image_property(size, resize=resize or "shorter", gray=bool(gray))
     settings["no_gray"] = settings["gray"] is False
-    data = TrainingData(read_labels(source, table_options), image_property)
+    data = dataset.TrainingData(read_labels(source, table_options), image_property)
     with open_cluster(engine, address) as pool:
         mean_image = data.make_mean_image(
             out, per_class=per_class, overwrite=force, pool=pool, skip_unavailable=skip_unavailable,
-            progress=TqdmProgress(),
+            progress=core.TqdmProgress(),
         )  # fmt: skip
     figures = {
         "mean": mean_image.channel_mean, "std": mean_image.channel_std,

@@ -9,11 +9,20 @@ from typing import Any
 
 import typer
 
+from mlimages import core, images, inference, serving
 from mlimages.cli import predictions
-from mlimages.cli.hints import detect_swapped_arguments, print_next_command, print_to_stderr, read_labels, to_cli_args
+from mlimages.cli.hints import open_model, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, LABELS, MODEL, PARALLEL_IMAGES, SKIP_UNAVAILABLE, takes_options
-from mlimages.core import TargetRuntime
-from mlimages.labels import TableOptions
+from mlimages.core import (
+    BrokenImage,
+    TargetRuntime,
+    as_path,
+    find_name,
+    require_writable,
+    write_output,
+    write_text_output,
+)
+from mlimages.labels import TableOptions, require_outside_dataset
 
 
 def export(
@@ -70,10 +79,8 @@ def export(
 
     Example: mlimages export runs/cats -o cats.onnx
     """
-    from mlimages.core import TqdmProgress, require_writable
     from mlimages.export import ExportOptions
     from mlimages.reports import has_model_card, read_run, write_croissant
-    from mlimages.serving import OrtWebFiles, write_page
     from mlimages.training import export_run
 
     options = ExportOptions(
@@ -85,9 +92,9 @@ def export(
         )
     if ort_web and not page:
         raise typer.BadParameter("--ort-web requires --page")
-    runtime = OrtWebFiles.from_npm_package(ort_web) if ort_web else OrtWebFiles()
+    runtime = serving.OrtWebFiles.from_npm_package(ort_web) if ort_web else serving.OrtWebFiles()
     require_writable(filter(None, [croissant, *(runtime.list_page_files(page) if page else ())]), overwrite=force)
-    bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=force, progress=TqdmProgress())
+    bundle = export_run(run, out or run / "model.onnx", options=options, overwrite=force, progress=core.TqdmProgress())
     if croissant:
         write_croissant(read_run(run), croissant, overwrite=force)
     print(bundle.to_json() if as_json else bundle.path)
@@ -100,7 +107,7 @@ def export(
         else f"no model card written: {card} exists and was not written by mlimages, or was edited since"
     )
     if page:
-        write_page(bundle, page, runtime=runtime, overwrite=force)
+        serving.write_page(bundle, page, runtime=runtime, overwrite=force)
         for line in predictions.describe_web_page(page, runtime):
             print_to_stderr(line)
     elif bundle.includes_preprocessing:
@@ -140,11 +147,9 @@ def quantize(
 
     Example: mlimages quantize cats.onnx --calibration data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress
     from mlimages.export import quantize
-    from mlimages.inference import OnnxBundle
 
-    bundle = OnnxBundle.read(model)
+    bundle = inference.OnnxBundle.read(model)
     target = out or bundle.path.with_name(f"{bundle.path.stem}-quantized.onnx")
     found = quantize(
         bundle,
@@ -153,7 +158,7 @@ def quantize(
         max_drop=max_drop,
         fp16=with_float16,
         overwrite=force,
-        progress=TqdmProgress(),
+        progress=core.TqdmProgress(),
     )
     print(json.dumps(found.to_dict()) if as_json else predictions.format_quantization(found))
     if found.written_trial and bundle.includes_preprocessing:
@@ -192,21 +197,16 @@ def predict(
 
     Example: mlimages predict cats.onnx new/ --top 1 --csv
     """
-    from mlimages.images import copy_by_class
-    from mlimages.inference import Predictor, find_input_images
-    from mlimages.labels import require_outside_dataset
-
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv are mutually exclusive: choose one")
     if copy_to:
         require_outside_dataset(copy_to, *sources if sources != ["-"] else [])
-    with detect_swapped_arguments(model, sources):
-        predictor = Predictor(model, workers=workers)
-    images = [sys.stdin.buffer.read()] if sources == ["-"] else find_input_images(sources)
-    stream = predictor.stream(images, top=top, batch_size=batch)
+    predictor = open_model(model, sources, workers=workers)
+    inputs = [sys.stdin.buffer.read()] if sources == ["-"] else inference.find_input_images(sources)
+    stream = predictor.stream(inputs, top=top, batch_size=batch)
     results: predictions.Results = (each.result for each in stream)
     if copy_to:
-        results = copy_by_class(results, copy_to, class_names=predictor.bundle.class_names)
+        results = images.copy_by_class(results, copy_to, class_names=predictor.bundle.class_names)
     show = predictions.print_json if as_json else predictions.print_csv if as_csv else predictions.print_text
     if not show(results, top=top, bundle=predictor.bundle):
         raise typer.Exit(1)
@@ -239,19 +239,15 @@ def evaluate(
 
     Example: mlimages evaluate cats.onnx data/cats/val.txt
     """
-    from mlimages.core import TqdmProgress, find_name, require_writable, write_text_output
-    from mlimages.inference import Predictor, evaluate
     from mlimages.reports import render_evaluation
 
     require_writable(filter(None, [report]), overwrite=force)
-    with detect_swapped_arguments(model, [labels]):
-        predictor = Predictor(model)
-    found = evaluate(
-        predictor,
+    found = inference.evaluate(
+        open_model(model, [labels]),
         read_labels(labels, table_options),
         background_test_images=explain,
         skip_unavailable=skip_unavailable,
-        progress=TqdmProgress(),
+        progress=core.TqdmProgress(),
     )
     if report:
         page = render_evaluation(found, f"{find_name(model)} on {find_name(labels)}")
@@ -274,25 +270,17 @@ def explain(
 
     Example: mlimages explain cats.onnx new/ -o why/
     """
-    from mlimages.core import BrokenImage, as_path, escape_unprintable, require_writable, write_output
-    from mlimages.inference import Predictor, explain, find_input_images
-
-    with detect_swapped_arguments(model, sources):
-        predictor = Predictor(model)
-    images = list(find_input_images(sources))
-    files = predictions.choose_overlay_paths(images, as_path(out))
-    require_writable(files, overwrite=force, inputs=images)
+    predictor = open_model(model, sources)
+    inputs = list(inference.find_input_images(sources))
+    files = predictions.choose_overlay_paths(inputs, as_path(out))
+    require_writable(files, overwrite=force, inputs=inputs)
     num_explained = 0
-    for image, file in zip(images, files, strict=True):
-        found = explain(predictor, image)
+    for image, file in zip(inputs, files, strict=True):
+        found = inference.explain(predictor, image)
         if not isinstance(found, BrokenImage):
             num_explained += 1
             with write_output(file, overwrite=force) as part:
                 found.draw_overlay().save(part, "PNG")
-        print(
-            predictions.explanation_to_json(found, file)
-            if as_json
-            else escape_unprintable(predictions.format_explanation(found, file))
-        )
+        predictions.print_explanation(found, file, as_json=as_json)
     if not num_explained:
         raise typer.Exit(1)

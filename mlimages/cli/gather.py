@@ -9,11 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from mlimages import gathering
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import (
     commons,
@@ -29,10 +30,6 @@ from mlimages.cli.hints import print_as_json, print_next_command, print_to_stder
 from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.cli.process import raise_gc_threshold
 from mlimages.core import GatherError, InputError, as_path, escape_unprintable, pluralize
-from mlimages.gathering import GatherOptions
-
-if TYPE_CHECKING:
-    from mlimages.gathering import Source
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
@@ -64,49 +61,23 @@ class _GatherCommand(SectionedHelpCommand):
         return super().parse_args(ctx, words)
 
 
-def _declare_common_options(
-    *,
-    out: Path = typer.Option(
-        ..., "-o", "--out", metavar="FOLDER", help="Folder for the images and manifest.jsonl.", rich_help_panel="Output"
-    ),
-    engine: Engine = ENGINE,
-    address: str = ADDRESS,
-    workers: int = typer.Option(
-        1,
-        min=1,
-        max=256,
-        metavar="N",
-        help="Number of processes on this machine.",
-        rich_help_panel="Download",
-    ),
-    dry_run: bool = typer.Option(
-        False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
-    quiet: bool = typer.Option(
-        False, "--quiet", "-q", help="Do not show the progress bar and the summary.", rich_help_panel="Output"
-    ),
-) -> None:
-    """Declare the options that all sub-commands share in addition to `GatherOptions`."""
-
-
-def _make_command(make_source: Callable[..., Source]) -> Callable[..., None]:
-    """Make a command from a function that creates a source, by adding the common options."""
-    common = inspect.signature(_declare_common_options, eval_str=True).parameters
+def _make_command(make_source: Callable[..., Any]) -> Callable[..., None]:
+    """Make a command from a function that creates a source, by adding the options of `_run_gather`."""
+    _, _, *common = inspect.signature(_run_gather, eval_str=True).parameters.values()
     signature = inspect.signature(make_source, eval_str=True)
 
     def command(options: dict[str, Any], **values: Any) -> None:
-        common_values = {name: values.pop(name) for name in common}
+        common_values = {option.name: values.pop(option.name) for option in common}
         _run_gather(partial(make_source, **values), options, **common_values)
 
     command.__name__, command.__doc__ = make_source.__name__, make_source.__doc__
-    parameters = [*signature.parameters.values(), *common.values()]
+    parameters = [*signature.parameters.values(), *common]
     vars(command)["__signature__"] = signature.replace(parameters=parameters)
-    return takes_options(GatherOptions)(command)
+    return takes_options(gathering.GatherOptions)(command)
 
 
 def urls(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     lists: list[str] = typer.Argument(
         ..., metavar="LIST...", help="Files or http(s) URLs: .txt .csv .tsv .json .jsonl .parquet; -: standard input."
     ),
@@ -129,9 +100,7 @@ def urls(
 
     Example: mlimages gather urls cats.txt dogs.txt -o data/pets
     """
-    from mlimages.gathering import UrlList
-
-    return UrlList(
+    return gathering.UrlList(
         *lists,
         url_col=url_col,
         label_col=label_col,
@@ -142,7 +111,7 @@ def urls(
 
 
 def imagenet(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     synsets: list[str] = typer.Argument(
         ..., metavar="SYNSET...", help='WordNet ids or words: n02121808, "domestic cat".'
     ),
@@ -162,9 +131,7 @@ def imagenet(
 
     Example: mlimages gather imagenet n02121808 --subtree --limit 200 -o data/cats
     """
-    from mlimages.gathering import ImageNet
-
-    return ImageNet(
+    return gathering.ImageNet(
         synsets,
         with_subtree=subtree,
         archive=archive,
@@ -176,23 +143,36 @@ def imagenet(
 
 
 def _run_gather(
-    make_source: Callable[[GatherOptions], Source],
+    make_source: Callable[[gathering.GatherOptions], Any],
     options: dict[str, Any],
     *,
-    out: Path,
-    engine: Engine,
-    address: str | None,
-    workers: int,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
+    out: Path = typer.Option(
+        ..., "-o", "--out", metavar="FOLDER", help="Folder for the images and manifest.jsonl.", rich_help_panel="Output"
+    ),
+    engine: Engine = ENGINE,
+    address: str = ADDRESS,
+    workers: int = typer.Option(
+        1,
+        min=1,
+        max=256,
+        metavar="N",
+        help="Number of processes on this machine.",
+        rich_help_panel="Download",
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Print the number of links of each class; download nothing.", rich_help_panel="Output"
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the results as JSON.", rich_help_panel="Output"),
+    quiet: bool = typer.Option(
+        False, "--quiet", "-q", help="Do not show the progress bar and the summary.", rich_help_panel="Output"
+    ),
 ) -> None:
+    """Gather the images of a source; the options are those that all sub-commands share besides `GatherOptions`."""
     raise_gc_threshold()
     from mlimages.core import NoProgress, ProcessPool, TqdmProgress
-    from mlimages.gathering import gather, gather_on, require_shardable
 
     out = as_path(out)
-    source = make_source(GatherOptions(**options))
+    source = make_source(gathering.GatherOptions(**options))
     if dry_run:
         _print_link_counts(source, as_json=as_json)
         return
@@ -200,10 +180,10 @@ def _run_gather(
     if workers > 1 and engine == "ray":
         raise InputError("--workers cannot be combined with --engine ray, which has its own workers: omit one of them")
     if workers > 1 or engine == "ray":
-        require_shardable(source, GatherOptions(**options))
+        gathering.require_shardable(source, gathering.GatherOptions(**options))
     with open_cluster(engine, address) as cluster:
         tasks = cluster or (ProcessPool(workers) if workers > 1 else None)
-        run = partial(gather_on, tasks) if tasks else gather
+        run = partial(gathering.gather_on, tasks) if tasks else gathering.gather
         summary = run(source, out, progress=progress, **options)
     has_failed = not summary.ok and not options.get("shard")  # a shard may be empty
     if as_json:

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
+from mlimages import gathering
 from mlimages.core import escape_unprintable
-from mlimages.gathering import GatherOptions
 
 source_option = partial(typer.Option, rich_help_panel="Source")
 QUERIES = typer.Argument(..., metavar="QUERY...", help="Search query, or CLASS=QUERY.")
@@ -27,7 +27,7 @@ def make_endpoint_option(url: str, help_text: str = "Base URL of the API.") -> A
 
 
 def openverse(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     queries: list[str] = QUERIES,
     licence: str = source_option("", metavar="NAME,...", help="Licences to accept, such as by,by-sa,cc0,pdm."),
     license_type: str = source_option(
@@ -50,9 +50,7 @@ def openverse(
 
     Example: mlimages gather openverse cat dog --licence by,cc0 --limit 300 -o data/pets
     """
-    from mlimages.gathering import Openverse
-
-    return Openverse(
+    return gathering.Openverse(
         queries,
         licences=licence,
         filters={"license_type": license_type, "source": source, "extension": extension},
@@ -66,7 +64,7 @@ def openverse(
 
 
 def inaturalist(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     taxa: list[str] = typer.Argument(..., metavar="TAXON...", help="Name or id of a taxon, or CLASS=TAXON."),
     licence: str = source_option("", metavar="NAME,...", help="Licences to accept, such as cc0,by,by-nc."),
     by: str = source_option(None, metavar="RANK", help="Use each subtaxon of this rank, species or genus, as a class."),
@@ -86,9 +84,7 @@ def inaturalist(
 
     Example: mlimages gather inaturalist "Apis mellifera" Formicidae --limit 300 -o data/insects
     """
-    from mlimages.gathering import INaturalist
-
-    return INaturalist(
+    return gathering.INaturalist(
         taxa,
         licences=licence,
         by=by,
@@ -103,7 +99,7 @@ def inaturalist(
 
 
 def commons(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     queries: list[str] = typer.Argument(..., metavar="QUERY...", help='Search query, "Category:NAME", or CLASS=QUERY.'),
     width: int = source_option(
         960, metavar="PIXELS", help="Width of the images: 20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920 or 3840."
@@ -119,9 +115,7 @@ def commons(
 
     Example: mlimages gather commons "Category:Lacerta agilis" --contact me@example.org -o data/lizards
     """
-    from mlimages.gathering import Commons
-
-    return Commons(
+    return gathering.Commons(
         queries,
         width=None if originals else width,
         endpoint=endpoint,
@@ -133,7 +127,7 @@ def commons(
 
 
 def pexels(
-    http_options: GatherOptions,
+    http_options: gathering.GatherOptions,
     queries: list[str] = typer.Argument(
         ..., metavar="QUERY...", help='Search query, or CLASS=QUERY ("lizard=lizard reptile").'
     ),
@@ -161,10 +155,8 @@ def pexels(
 
     Example: mlimages gather pexels cat dog --limit 300 -o data/pets --i-have-permission
     """
-    from mlimages.gathering import Pexels
-
     filters = {"orientation": orientation, "size": size, "color": color, "locale": locale}
-    return Pexels(
+    return gathering.Pexels(
         queries,
         photo_size=photo_size,
         filters={name: value for name, value in filters.items() if value},

@@ -34,19 +34,16 @@ NO_LINKS_MESSAGE = "the source has no links"
 
 def explain_why_no_images(summary: GatherSummary) -> str:
     """Return the reason why a run gathered no image, and advice."""
+    if summary.removed and not summary.failed:
+        subject = "the only image was" if summary.removed == 1 else f"all {summary.removed:,} images were"
+        return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
     if not summary.failed:
-        return _explain_deleted_images(summary.removed) if summary.removed else NO_LINKS_MESSAGE
+        return NO_LINKS_MESSAGE
     advice = [*_advise_on_failures(summary), *(_advise_on_unfinished_links(summary) if summary.open else [])]
     if summary.open == summary.failed:
         subject = "the only link" if summary.open == 1 else f"all {summary.open} links"
         return f"{subject} could not be downloaded yet: {'; '.join(advice)}"
     return "; ".join([*advice, f"see {summary.out}/manifest.jsonl for the reason of each link"])
-
-
-def _explain_deleted_images(num_images: int) -> str:
-    """Return the message if no image was gathered because the user has deleted all of them from the output folder."""
-    subject = "the only image was" if num_images == 1 else f"all {num_images:,} images were"
-    return f"{subject} deleted by hand and therefore not downloaded again; use --restore-deleted to download them"
 
 
 def _advise_on_failures(summary: GatherSummary) -> list[str]:

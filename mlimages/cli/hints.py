@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mlimages import inference
 from mlimages.core import BundleError, format_command
-
-if TYPE_CHECKING:
-    from mlimages.labels import LabelFile, TableOptions
+from mlimages.labels import LabelFile, TableOptions, open_labels, open_splits
 
 
 def print_next_command(*arguments: object) -> None:
@@ -37,16 +35,17 @@ def find_validation_option(train_file: Path) -> list[object]:
     return ["--val", val] if match and val.exists() else []
 
 
-@contextmanager
-def detect_swapped_arguments(model: Path, other_arguments: Sequence[str | Path]) -> Iterator[None]:
-    """Context manager around the reading of a model: if that fails, say whether two arguments are swapped.
+def open_model(
+    model: Path, other_arguments: Sequence[str | Path], *, workers: int | None = None
+) -> inference.Predictor:
+    """Open a model, the first argument of a command.
 
     Raises:
-        BundleError: the body raised it. If `model` exists but is not a model, and one of the other arguments is one
+        BundleError: `model` cannot be read. If it exists but is not a model, and one of the other arguments is one
             (judging by file names), the message asks to swap them.
     """
     try:
-        yield
+        return inference.Predictor(model, workers=workers)
     except BundleError as error:
         other_model = next((other for other in other_arguments if _is_model_path(Path(other))), None)
         if other_model is None or _is_model_path(model) or not model.exists():
@@ -76,18 +75,13 @@ def read_labels(source: Path, table_options: Mapping[str, Any] | None = None) ->
         source: path of the label file or folder.
         table_options: values of the fields of `TableOptions`, by name.
     """
-    from mlimages.labels import TableOptions, open_labels
-
     labels = open_labels(source, TableOptions(**(table_options or {})))
-    for line in labels.notes:
-        print_to_stderr(line)
+    print_notes([labels])
     return labels
 
 
 def read_splits(source: Path, table_options: TableOptions) -> list[LabelFile]:
     """Open a label file, or the train, val and test splits of a folder, and print notes about how they were read."""
-    from mlimages.labels import open_splits
-
     splits = list(open_splits(source, table_options).values())
     print_notes(splits)
     return splits

@@ -1,4 +1,4 @@
-"""Commands of the step "inspect": `show` and `summary`."""
+"""Commands of the step "inspect": `show`, `summary` and `demo`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from mlimages import inference, networks, reports, training
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, GRAY, IMAGE_SIZE_HELP, INPUT_SIZE, RESIZE, make_image_property, takes_options
+from mlimages.cli.process import use_one_thread
 from mlimages.core import (
     MAX_SEED,
     BundleError,
     InputError,
+    MissingExtraError,
     Resize,
     as_path,
     escape_unprintable,
@@ -66,19 +69,15 @@ def show(
             "--layer NAME requires IMAGE, and IMAGE requires --layer, as in `mlimages show RUN IMAGE --layer conv1`"
         )
     if layer:
-        from mlimages.training import draw_layer
-
-        maps = draw_layer(source, image, layer=layer, out=out, overwrite=force)
+        maps = training.draw_layer(source, image, layer=layer, out=out, overwrite=force)
         count = sum(len(row.tiles) for row in maps)
         if as_json:
             print_as_json({"sheet": as_path(out), "tiles": count})
         else:
             print(as_path(out))
         return
-    from mlimages.reports import draw_contact_sheet
-
     image_property = make_image_property(size, resize=resize, gray=gray)
-    rows = draw_contact_sheet(
+    rows = reports.draw_contact_sheet(
         source,
         out,
         image_property=image_property,
@@ -141,11 +140,8 @@ def summary(
 
 def _read_model_card(model: Path) -> str:
     """Return the model card of an exported file or of a run; "" if there is no exported file that can be read."""
-    from mlimages.inference import OnnxBundle
-    from mlimages.reports import format_model_card
-
     try:
-        return format_model_card(OnnxBundle.read(model))
+        return reports.format_model_card(inference.OnnxBundle.read(model))
     except BundleError:
         return ""
 
@@ -154,13 +150,29 @@ def _summarize(
     model: str, *, size: int | tuple[int, int] | None, gray: bool | None, num_classes: int, freeze: str
 ) -> NetworkSummary:
     if model.endswith(".onnx"):
-        from mlimages.reports import summarize_onnx
-
-        return summarize_onnx(Path(model))
+        return reports.summarize_onnx(Path(model))
     if Path(model).is_dir():
-        from mlimages.training import summarize_run_network
+        return training.summarize_run_network(Path(model))
+    return networks.summarize_model(model, size=size, gray=gray, num_classes=num_classes, freeze=freeze)
 
-        return summarize_run_network(Path(model))
-    from mlimages.networks import summarize_model
 
-    return summarize_model(model, size=size, gray=gray, num_classes=num_classes, freeze=freeze)
+def demo(
+    out: Path = typer.Option(
+        Path("mlimages-demo"), "-o", "--out", metavar="FOLDER", help="Output folder, new or empty."
+    ),
+) -> None:
+    """Run every step on handwritten digits, offline.
+
+    A web site on this machine serves images of real digits and some broken links. The demo gathers, labels and checks
+    the images, and compares networks that are trained on them with and without pretrained layers. It prints each
+    command, except those that repeat a training with another number of images or random seed. It takes about a minute
+    on two cores; the results stay in the output folder.
+
+    Example: mlimages demo
+    """
+    use_one_thread()
+    try:
+        from mlimages.demo import run_demo
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("demo", "train") from error
+    run_demo(out, show=lambda text: print(text, flush=True))

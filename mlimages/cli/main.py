@@ -16,14 +16,13 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages import __version__
-from mlimages.cli import augment, curate, demo, deploy, gather, inspect, probe_compare, server, train
+from mlimages.cli import augment, curate, deploy, gather, inspect, probe_compare, server, train
 from mlimages.cli.options import SectionedHelpCommand
 from mlimages.cli.process import (
-    disable_gc_at_exit,
     escape_unprintable_output,
     interrupt_on_sigterm,
-    raise_mmap_threshold,
     resend_lost_interrupts,
+    tune_memory_management,
 )
 from mlimages.core import MlimagesError, PeerExitedError, escape_unprintable
 
@@ -32,7 +31,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "curate": (curate.label, curate.check, curate.mean, augment.augment),
     "train": (probe_compare.probe, probe_compare.features, probe_compare.compare, train.finetune),
     "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, server.serve),
-    "inspect": (inspect.show, inspect.summary, demo.demo),
+    "inspect": (inspect.show, inspect.summary, inspect.demo),
 }
 """The commands of each step of the workflow, in order of use."""
 
@@ -155,8 +154,7 @@ def _report_to_torchrun_and_wait(error: MlimagesError) -> None:
 def main() -> NoReturn:
     """Run the command in `sys.argv` and exit with 0 (done), 1 (error), 2 (usage error) or 130 (interrupted)."""
     is_utf8 = sys.getfilesystemencoding() == "utf-8"
-    disable_gc_at_exit()
-    raise_mmap_threshold()
+    tune_memory_management()
     escape_unprintable_output()
     resend_lost_interrupts()
     if not is_utf8:

@@ -14,12 +14,17 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
+from mlimages import checks
 from mlimages.core import ImageProperty, InputError, Option, OptionField, Resize, option_fields, parse_size
+from mlimages.labels import IMAGE_SUFFIXES
 
 _OTHER_TITLE = "Options"
 _COMMON_TITLE = "Common options"
 _SECTION_ORDER = {"Arguments": -3, _COMMON_TITLE: -2, "Source": -1, "Table": 1, "Output": 2, _OTHER_TITLE: 3}
 """Sort keys of the sections of the help; all other sections have the key 0."""
+
+_ADVANCED = "advanced:"
+"""Prefix of the section of an option that only --help-all lists."""
 
 _HELP_ALL_KEY = "mlimages.help_all"
 """Key of Click's `Context.meta`, set by --help-all."""
@@ -86,7 +91,8 @@ class SectionedHelpCommand(TyperCommand):
                     require_label_source(source)
             elif kind == "FILE" and suffix:
                 for out in values:
-                    _require_suffix(out, f".{suffix}", option=param.opts[-1])
+                    if out.suffix.lower() != f".{suffix}":
+                        raise InputError(f"{param.opts[-1]} {out}: expected a file name that ends in .{suffix}")
         return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -94,20 +100,19 @@ class SectionedHelpCommand(TyperCommand):
         common = COMMON_OPTIONS.get(str(ctx.command.name), ())
         sections: dict[str, list[tuple[str, str]]] = {_COMMON_TITLE: []} if common else {}
         for param in sorted(self.get_params(ctx), key=lambda param: _find_common_option_index(param, common)):
-            if _is_advanced_option(param) and not ctx.meta.get(_HELP_ALL_KEY):
+            panel, row = _make_help_row(param, ctx)
+            if panel.startswith(_ADVANCED) and not ctx.meta.get(_HELP_ALL_KEY):
                 continue
-            title, record = _make_help_row(param, ctx)
-            sections.setdefault(
-                title if _find_common_option_index(param, common) == len(common) else _COMMON_TITLE, []
-            ).append(record)
+            is_common = _find_common_option_index(param, common) < len(common)
+            sections.setdefault(_COMMON_TITLE if is_common else panel.removeprefix(_ADVANCED), []).append(row)
         for title in sorted(sections, key=lambda title: _SECTION_ORDER.get(title, 0)):
             with formatter.section(title):
                 formatter.write_dl(sections[title], col_max=24)
         if ctx.command.name == "check" and ctx.meta.get(_HELP_ALL_KEY):
-            from mlimages.checks import Thresholds
-
             with formatter.section("Thresholds (--threshold NAME=VALUE)"):
-                rows = [(f"{field.name}={field.default}", field.option.help) for field in option_fields(Thresholds)]
+                rows = [
+                    (f"{field.name}={field.default}", field.option.help) for field in option_fields(checks.Thresholds)
+                ]
                 formatter.write_dl(rows, col_max=24)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -127,8 +132,6 @@ def _find_common_option_index(param: Any, common_options: tuple[str, ...]) -> in
 
 def require_label_source(source: Path) -> None:
     """Raise InputError if a local path does not exist or is an image, instead of a label file or folder."""
-    from mlimages.labels import IMAGE_SUFFIXES
-
     if ":/" in str(source):  # an address
         return
     if not source.exists():
@@ -137,23 +140,19 @@ def require_label_source(source: Path) -> None:
         raise InputError(f"{source} is an image: expected a label file, or a folder with one subfolder per class")
 
 
-def _require_suffix(path: Path, suffix: str, *, option: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise InputError(f"{option} {path}: expected a file name that ends in {suffix}")
-
-
 def _to_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _make_help_row(param: Any, ctx: Any) -> tuple[str, tuple[str, str]]:
-    """Return the title of a parameter's help section, and its row in that section."""
+    """Return the title of a parameter's help section, with the prefix `_ADVANCED` or not, and its row in it."""
     if param.param_type_name == "argument":
         return "Arguments", (param.metavar or param.name.upper(), param.help or "")
     if not param.metavar and not param.is_flag:
         param.metavar = _choose_metavar(param.type_descriptor.annotation)
     names, text = param.get_help_record(ctx)
-    return _get_option_group(param), (names, re.sub(r"\[default: \((.*?)\)(;|])", r"[default: \1\2", text))
+    panel = getattr(param, "rich_help_panel", None) or _OTHER_TITLE  # Click's own --help has none
+    return panel, (names, re.sub(r"\[default: \((.*?)\)(;|])", r"[default: \1\2", text))
 
 
 def _choose_metavar(value_type: Any) -> str:
@@ -196,14 +195,6 @@ def make_image_property(size: str, *, resize: Resize, gray: bool = False) -> Ima
     sides = parse_size(size)
     width, height = (sides, sides) if isinstance(sides, int) else sides
     return ImageProperty(width, height, resize=resize, gray_scale=gray)
-
-
-def _get_option_group(param: Any) -> str:
-    return (getattr(param, "rich_help_panel", None) or _OTHER_TITLE).removeprefix("advanced:")
-
-
-def _is_advanced_option(param: Any) -> bool:
-    return str(getattr(param, "rich_help_panel", None) or "").startswith("advanced:")
 
 
 def takes_options(
@@ -265,7 +256,7 @@ def _make_option_parameter(field: OptionField, *, shown_groups: tuple[str, ...])
         *flags,
         help=option.help,
         metavar=None if kind is bool else option.metavar or _choose_metavar(kind),
-        rich_help_panel=f"{'advanced:' * (option.is_advanced and option.group not in shown_groups)}{option.group}",
+        rich_help_panel=f"{_ADVANCED * (option.is_advanced and option.group not in shown_groups)}{option.group}",
         show_default=option.default_text or not (default is None or default == "" or default is False),
         parser=partial(_parse_value, option, field) if option.parse else None,
     )

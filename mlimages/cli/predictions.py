@@ -14,6 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlimages import inference
 from mlimages.cli.hints import print_to_stderr
 from mlimages.core import (
     BrokenImage,
@@ -29,7 +30,6 @@ from mlimages.core import (
 
 if TYPE_CHECKING:
     from mlimages.export import Quantization
-    from mlimages.inference import BackgroundTest, Evaluation, Explanation, OnnxBundle
     from mlimages.serving import OrtWebFiles
 
 Results = Iterable[Prediction | BrokenImage]
@@ -37,7 +37,7 @@ Results = Iterable[Prediction | BrokenImage]
 _NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def print_text(results: Results, *, top: int, bundle: OnnxBundle) -> int:
+def print_text(results: Results, *, top: int, bundle: inference.OnnxBundle) -> int:
     """Print one line per image; return the number of predictions."""
     num_predictions = num_unknown = 0
     for result in results:
@@ -49,7 +49,7 @@ def print_text(results: Results, *, top: int, bundle: OnnxBundle) -> int:
     return num_predictions
 
 
-def _describe_unknown(bundle: OnnxBundle) -> str:
+def _describe_unknown(bundle: inference.OnnxBundle) -> str:
     """Return why images are predicted as "none of these", and how often this is wrong: the false rejection rate."""
     reasons = []
     if known := bundle.known:
@@ -60,7 +60,7 @@ def _describe_unknown(bundle: OnnxBundle) -> str:
     return ", or ".join(reasons)
 
 
-def print_json(results: Results, *, top: int, bundle: OnnxBundle) -> int:
+def print_json(results: Results, *, top: int, bundle: inference.OnnxBundle) -> int:
     """Print a JSON array with one image per line; return the number of predictions.
 
     The closing bracket is printed only after the last image. Interrupted output is therefore not valid JSON, and no
@@ -81,7 +81,7 @@ def print_json(results: Results, *, top: int, bundle: OnnxBundle) -> int:
     return num_predictions
 
 
-def print_csv(results: Results, *, top: int, bundle: OnnxBundle) -> int:
+def print_csv(results: Results, *, top: int, bundle: inference.OnnxBundle) -> int:
     """Print a header and one CSV row per image; return the number of predictions."""
     num_predictions = 0
     rows = csv.writer(sys.stdout, lineterminator="\n")
@@ -95,10 +95,9 @@ def print_csv(results: Results, *, top: int, bundle: OnnxBundle) -> int:
     return num_predictions
 
 
-def describe_export(bundle: OnnxBundle) -> Iterator[str]:
+def describe_export(bundle: inference.OnnxBundle) -> Iterator[str]:
     """Yield lines about the exported file: whether it agrees with the trained network, and how to use it."""
     from mlimages.export import RUNTIMES
-    from mlimages.inference import external_data_path
 
     provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
@@ -120,7 +119,7 @@ def describe_export(bundle: OnnxBundle) -> Iterator[str]:
         yield f"temperature {bundle.temperature:.3f}: calibration error {before:.3f} before, {after:.3f} after"
     if bundle.unknown_below:
         yield f'the prediction is "none of these" if the confidence is below {format_percent(bundle.unknown_below)}'
-    if (data := external_data_path(bundle.path)).exists():
+    if (data := inference.external_data_path(bundle.path)).exists():
         yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
@@ -144,30 +143,25 @@ def choose_overlay_paths(images: Sequence[os.PathLike[str]], folder: Path) -> li
     return [folder / f"{name}.png" for name in names]
 
 
-def format_explanation(explanation: Explanation | BrokenImage, file: Path) -> str:
-    """Format an explanation as a line of text."""
+def print_explanation(explanation: inference.Explanation | BrokenImage, file: Path, *, as_json: bool) -> None:
+    """Print an explanation, whose overlay is `file`, as a line of text or JSON."""
     if isinstance(explanation, BrokenImage):
-        return f"{explanation.path}: {_format_result(explanation)}"
-    return f"{explanation.path}: {explanation} ({file})"
+        text, values = _format_result(explanation), result_to_dict(explanation)
+    else:
+        text, values = f"{explanation} ({file})", {
+            "path": explanation.path,
+            "class_name": explanation.class_name,
+            "probability": explanation.probability,
+            "known": explanation.known,
+            "lowest": explanation.min_probability,
+            "place": explanation.most_influential_region,
+            "hidden": explanation.masked_probabilities.tolist(),
+            "overlay": str(file),
+        }  # fmt: skip
+    print(_to_json(values) if as_json else escape_unprintable(f"{explanation.path}: {text}"))
 
 
-def explanation_to_json(explanation: Explanation | BrokenImage, file: Path) -> str:
-    """Format an explanation as a line of JSON."""
-    if isinstance(explanation, BrokenImage):
-        return _to_json(result_to_dict(explanation))
-    return _to_json({
-        "path": explanation.path,
-        "class_name": explanation.class_name,
-        "probability": explanation.probability,
-        "known": explanation.known,
-        "lowest": explanation.min_probability,
-        "place": explanation.most_influential_region,
-        "hidden": explanation.masked_probabilities.tolist(),
-        "overlay": str(file),
-    })  # fmt: skip
-
-
-def format_evaluation(evaluation: Evaluation) -> str:
+def format_evaluation(evaluation: inference.Evaluation) -> str:
     """Format accuracy, the scores of each class and speed as text."""
     name, score = evaluation.score_name, evaluation.score
     width = max(map(len, ("class", *evaluation.class_names)))
@@ -194,7 +188,7 @@ def format_evaluation(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
+def _format_class_scores(evaluation: inference.Evaluation, width: int) -> Iterator[str]:
     """Yield the lines of a table of scores by class; a multi-label model also has average precision and threshold."""
     labels = evaluation.multi_label_scores
     header = "       AP  threshold" if labels else ""
@@ -216,7 +210,7 @@ def _format_class_scores(evaluation: Evaluation, width: int) -> Iterator[str]:
         yield f"no image of {', '.join(absent)}: the scores of a class without images are undefined (-){excluded}"
 
 
-def _format_background_test(background_test: BackgroundTest) -> str:
+def _format_background_test(background_test: inference.BackgroundTest) -> str:
     """Format the accuracy on images whose centre was replaced, and whether the network uses the area around it."""
     correct, chance = format_percent(background_test.accuracy), format_percent(background_test.chance_accuracy)
     verdict = "the network uses" if background_test.is_significant else "no evidence that the network uses"

@@ -7,9 +7,10 @@ from typing import Any
 
 import typer
 
+from mlimages import core, training
 from mlimages.cli.hints import print_as_json, print_next_command, print_to_stderr, read_labels, to_cli_args
 from mlimages.cli.options import FORCE, GRAY, INPUT_SIZE, LABELS, WEIGHTS, takes_options
-from mlimages.core import DEFAULT_MODEL, MAX_SEED, InputError, parse_size
+from mlimages.core import DEFAULT_MODEL, MAX_SEED, InputError, parse_size, require_writable, write_text_output
 from mlimages.labels import TableOptions
 
 
@@ -45,75 +46,48 @@ def probe(
 
     Example: mlimages probe labels.txt --model efficientnet_lite0 --model alexnet
     """
-    if len(model) > 1 or model == ["small"]:
-        _probe_models(
-            labels, table_options, models=model, out=out, max_images=max_images, seed=seed, force=force,
-            as_json=as_json, single_model_options={
-                "--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report
-            },
-        )  # fmt: skip
-        return
-    from mlimages import training  # its error names the extra to install
-    from mlimages.core import TqdmProgress, require_writable, write_text_output
-    from mlimages.reports import format_probe, render_probe, save_probe_plot
+    compares = len(model) > 1 or model == ["small"]
+    if compares:
+        _require_no_options({
+            "--weights": weights != "default", "--size": size, "--gray": gray is not None, "--report": report
+        })  # fmt: skip
+    from mlimages.reports import format_model_table, format_probe, render_probe, save_models_plot, save_probe_plot
+    from mlimages.training import probe_layers, probe_models
 
     require_writable(filter(None, (out, report)), overwrite=force)
-    found = training.probe_layers(
-        read_labels(labels, table_options),
-        model=model[0],
-        weights=weights,
-        size=parse_size(size) if size else None,
-        gray=gray,
-        max_images=max_images,
-        seed=seed,
-        progress=TqdmProgress(),
-    )
-    save_probe_plot(found, out, overwrite=force)
+    data, sampling = read_labels(labels, table_options), {"max_images": max_images, "seed": seed}
+    if compares:
+        scores = probe_models(data, model, **sampling, progress=core.TqdmProgress())
+        save_models_plot(scores, out, overwrite=force)
+        best, values, lines = scores.scores[0].probe_result, scores.to_dict(), format_model_table(scores)
+    else:
+        sides = parse_size(size) if size else None
+        best = probe_layers(
+            data, model=model[0], weights=weights, size=sides, gray=gray, **sampling, progress=core.TqdmProgress()
+        )
+        save_probe_plot(best, out, overwrite=force)
+        values, lines = best.to_dict(), format_probe(best)
     if report:
-        write_text_output(report, render_probe(found), overwrite=force)
+        write_text_output(report, render_probe(best), overwrite=force)
     if as_json:
-        print_as_json({**found.to_dict(), "plot": out})
+        print_as_json({**values, "plot": out})
         return
-    print("\n".join(format_probe(found)))
+    print("\n".join(lines))
     print_to_stderr(f"plot: {out}" + (f", report: {report}" if report else ""))
     input_options = {
         "weights": weights * (weights != "default"), "size": size, "gray": gray, "no_gray": gray is False
     }  # fmt: skip
-    options = ("--model", model[0], *to_cli_args(input_options), "--freeze", found.recommended_freeze)
+    options = ("--model", best.model, *to_cli_args(input_options), "--freeze", best.recommended_freeze)
     print_next_command("finetune", labels, *to_cli_args(table_options), *options)
 
 
-def _probe_models(
-    labels: Path, table_options: dict[str, Any], *, models: list[str], out: Path, max_images: int, seed: int,
-    force: bool, as_json: bool, single_model_options: dict[str, object],
-) -> None:  # fmt: skip
-    """Compare several networks: print a table, and write a plot to `out`.
-
-    Raises:
-        InputError: the value of an option in `single_model_options`, which apply to a single network, is not empty.
-    """
+def _require_no_options(single_model_options: dict[str, object]) -> None:
+    """Raise InputError if the value of an option that applies to a single network is not empty."""
     if names := [name for name, value in single_model_options.items() if value]:
         raise InputError(
             f"{', '.join(names)} cannot be combined with more than one --model, nor with --model small, which is "
             "several networks: choose one network"
         )
-    from mlimages.core import TqdmProgress, require_writable
-    from mlimages.reports import format_model_table, save_models_plot
-    from mlimages.training import probe_models
-
-    require_writable([out], overwrite=force)
-    found = probe_models(
-        read_labels(labels, table_options), models, max_images=max_images, seed=seed, progress=TqdmProgress()
-    )
-    save_models_plot(found, out, overwrite=force)
-    if as_json:
-        print_as_json({**found.to_dict(), "plot": out})
-        return
-    print("\n".join(format_model_table(found)))
-    print_to_stderr(f"plot: {out}")
-    best = found.scores[0].probe_result
-    options = ("--model", best.model, "--freeze", best.recommended_freeze)
-    print_next_command("finetune", labels, *to_cli_args(table_options), *options)
 
 
 @takes_options(TableOptions)
@@ -137,17 +111,14 @@ def features(
 
     Example: mlimages features labels.txt --model alexnet --layer fc7 -o features.npz
     """
-    from mlimages.core import TqdmProgress, require_writable
-    from mlimages.training import extract_features
-
     require_writable([out], overwrite=force)
-    found = extract_features(
+    found = training.extract_features(
         read_labels(labels, table_options),
         model=model,
         weights=weights,
         layer=layer,
         size=parse_size(size) if size else None,
-        progress=TqdmProgress(),
+        progress=core.TqdmProgress(),
     )
     found.save(out, overwrite=force)
     rows, columns = found.features.shape
@@ -174,7 +145,6 @@ def compare(
 
     Example: mlimages compare runs/alexnet runs/resnet18
     """
-    from mlimages.core import require_writable, write_text_output
     from mlimages.reports import compare_runs, format_comparison
 
     if report:  # before the runs are read, since the extra `train` may be missing

@@ -9,14 +9,14 @@ from typing import Any
 
 import typer
 
+from mlimages import inference, serving
 from mlimages.cli.hints import print_to_stderr
 from mlimages.cli.options import MODEL, PARALLEL_IMAGES, takes_options
 from mlimages.cli.process import configure_server_logging
 from mlimages.core import InputError
-from mlimages.serving import ServerSettings
 
 
-@takes_options(ServerSettings)
+@takes_options(serving.ServerSettings)
 def serve(
     server_options: dict[str, Any],
     model: Path = MODEL,
@@ -41,19 +41,17 @@ def serve(
 
     Example: mlimages serve runs/cats --port 8080
     """
-    from mlimages.inference import Predictor
-    from mlimages.serving import TOKEN_VARIABLE, is_loopback, serve
-
-    secret = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if secret and not token and is_loopback(host):
+    secret = os.environ.get(serving.TOKEN_VARIABLE, "").strip()
+    if secret and not token and serving.is_loopback(host):
         secret = ""
-        print_to_stderr(f"requests need no token; behind a proxy, add --token to require {TOKEN_VARIABLE}")
+        print_to_stderr(f"requests need no token; behind a proxy, add --token to require {serving.TOKEN_VARIABLE}")
     if token and not secret:
-        raise InputError(f"--token requires the environment variable {TOKEN_VARIABLE}: set it to a secret")
-    settings = ServerSettings(**{**server_options, "token": secret})
+        raise InputError(f"--token requires the environment variable {serving.TOKEN_VARIABLE}: set it to a secret")
+    settings = serving.ServerSettings(**{**server_options, "token": secret})
     configure_server_logging(settings.log_format)
-    predictor = Predictor(model, workers=workers, max_pixels=settings.max_pixels)
-    serve(predictor, host=host, port=port, settings=settings, on_started=partial(_print_url, needs_token=bool(secret)))
+    predictor = inference.Predictor(model, workers=workers, max_pixels=settings.max_pixels)
+    print_url = partial(_print_url, needs_token=bool(secret))
+    serving.serve(predictor, host=host, port=port, settings=settings, on_started=print_url)
 
 
 def _print_url(url: str, *, needs_token: bool) -> None:

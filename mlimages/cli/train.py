@@ -126,12 +126,7 @@ def _format_result_table(result: FineTuneResult) -> str:
         "training": f"{result.seconds:.1f} s",
         "run": str(result.run),
         "onnx": str(result.onnx or ""),
-        "report": _format_existing_path(result.run / "report.html"),
-        "suspects": _format_existing_path(result.run / "suspects.tsv"),
     }
+    for name, path in {"report": result.run / "report.html", "suspects": result.run / "suspects.tsv"}.items():
+        rows[name] = str(path) if path.exists() else ""
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
-
-
-def _format_existing_path(path: Path) -> str:
-    """Return a path as text; "" if it does not exist."""
-    return str(path) if path.exists() else ""

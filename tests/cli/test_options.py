@@ -127,8 +127,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Run `main` with a function that ends in an error, by default an interruption, in place of the command."""
 
     def run(command: Callable[[], None], *words: str, exit_code: int = 130) -> None:
-        for name in ("disable_gc_at_exit", "raise_mmap_threshold"):  # they change this process
-            monkeypatch.setattr(cli, name, lambda: None)
+        monkeypatch.setattr(cli, "tune_memory_management", lambda: None)  # it changes this process
         monkeypatch.setattr(cli, "app", command)
         monkeypatch.setattr(sys, "argv", ["mlimages", *words])
         with pytest.raises(SystemExit, match=f"^{exit_code}$"):
