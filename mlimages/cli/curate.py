@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -40,11 +41,6 @@ from mlimages.labels import (
     open_splits,
     parse_fractions,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mlimages.core import Embedder
 
 MAX_SHOWN_CLASSES = 20
 
@@ -240,7 +236,7 @@ def _choose_training_files(checked: Sequence[Path]) -> list[Path]:
     return train + [path for path in list_paths("val", "") if path not in train][:1] if train else []
 
 
-def _load_embedder(files: Sequence[LabelFile]) -> Embedder:
+def _load_embedder(files: Sequence[LabelFile]) -> core.Embedder:
     """Load the network for features, and print the expected time and memory."""
     embed = training.embedder()
     print_to_stderr(embed.describe_time_and_memory(sum(1 for file in files for _ in file.text_items())))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 
+from mlimages import core
 from mlimages.cli.process import interrupt_on_sigterm
 from mlimages.core import InputError, require_extra
-
-if TYPE_CHECKING:
-    from mlimages.core import RayCluster
 
 Engine = Literal["local", "ray"]
 ENGINE = typer.Option(
@@ -35,7 +33,7 @@ def require_engine_installed(engine: Engine) -> None:
 
 
 @contextmanager
-def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | None]:
+def open_cluster(engine: Engine, address: str | None) -> Iterator[core.RayCluster | None]:
     """Connect to the Ray cluster at an address, or start Ray on this machine; yield None if the engine is `local`.
 
     Ray's output goes to standard error until the context exits. SIGTERM is handled like Ctrl-C, as without Ray.
@@ -45,9 +43,7 @@ def open_cluster(engine: Engine, address: str | None) -> Iterator[RayCluster | N
         MissingExtraError: Ray is not installed.
     """
     if engine == "ray":
-        from mlimages.core import connect_to_ray
-
-        with redirect_stdout(sys.stderr), connect_to_ray(address) as cluster:  # Ray prints errors of its workers
+        with redirect_stdout(sys.stderr), core.connect_to_ray(address) as cluster:  # Ray prints errors of its workers
             interrupt_on_sigterm()
             yield cluster
     elif address:

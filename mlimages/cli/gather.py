@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mlimages import gathering
+from mlimages import core, gathering
 from mlimages.cli.engines import ADDRESS, ENGINE, Engine, open_cluster
 from mlimages.cli.gather_search import (
     commons,
@@ -169,20 +169,18 @@ def _run_gather(
 ) -> None:
     """Gather the images of a source; the options are those that all sub-commands share besides `GatherOptions`."""
     raise_gc_threshold()
-    from mlimages.core import NoProgress, ProcessPool, TqdmProgress
-
     out = as_path(out)
     source = make_source(gathering.GatherOptions(**options))
     if dry_run:
         _print_link_counts(source, as_json=as_json)
         return
-    progress = NoProgress() if quiet else TqdmProgress()
+    progress = core.NoProgress() if quiet else core.TqdmProgress()
     if workers > 1 and engine == "ray":
         raise InputError("--workers cannot be combined with --engine ray, which has its own workers: omit one of them")
     if workers > 1 or engine == "ray":
         gathering.require_shardable(source, gathering.GatherOptions(**options))
     with open_cluster(engine, address) as cluster:
-        tasks = cluster or (ProcessPool(workers) if workers > 1 else None)
+        tasks = cluster or (core.ProcessPool(workers) if workers > 1 else None)
         run = partial(gathering.gather_on, tasks) if tasks else gathering.gather
         summary = run(source, out, progress=progress, **options)
     has_failed = not summary.ok and not options.get("shard")  # a shard may be empty

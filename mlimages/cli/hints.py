@@ -10,7 +10,7 @@ from typing import Any
 
 from mlimages import inference
 from mlimages.core import BundleError, format_command
-from mlimages.labels import LabelFile, TableOptions, open_labels, open_splits
+from mlimages.labels import LabelFile, TableOptions, open_labels
 
 
 def print_next_command(*arguments: object) -> None:
@@ -78,13 +78,6 @@ def read_labels(source: Path, table_options: Mapping[str, Any] | None = None) ->
     labels = open_labels(source, TableOptions(**(table_options or {})))
     print_notes([labels])
     return labels
-
-
-def read_splits(source: Path, table_options: TableOptions) -> list[LabelFile]:
-    """Open a label file, or the train, val and test splits of a folder, and print notes about how they were read."""
-    splits = list(open_splits(source, table_options).values())
-    print_notes(splits)
-    return splits
 
 
 def print_notes(files: Iterable[LabelFile]) -> None:

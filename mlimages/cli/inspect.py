@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -23,9 +23,6 @@ from mlimages.core import (
     pluralize,
 )
 from mlimages.labels import TableOptions
-
-if TYPE_CHECKING:
-    from mlimages.core import NetworkSummary
 
 
 @takes_options(TableOptions)
@@ -125,7 +122,13 @@ def summary(
 
     Example: mlimages summary alexnet --size 227 --freeze conv5
     """
-    found = _summarize(model, size=parse_size(size) if size else None, gray=gray, num_classes=classes, freeze=freeze)
+    sides = parse_size(size) if size else None
+    if model.endswith(".onnx"):
+        found = reports.summarize_onnx(Path(model))
+    elif Path(model).is_dir():
+        found = training.summarize_run_network(Path(model))
+    else:
+        found = networks.summarize_model(model, size=sides, gray=gray, num_classes=classes, freeze=freeze)
     if as_json:
         print_as_json(found.to_dict())
         return
@@ -144,16 +147,6 @@ def _read_model_card(model: Path) -> str:
         return reports.format_model_card(inference.OnnxBundle.read(model))
     except BundleError:
         return ""
-
-
-def _summarize(
-    model: str, *, size: int | tuple[int, int] | None, gray: bool | None, num_classes: int, freeze: str
-) -> NetworkSummary:
-    if model.endswith(".onnx"):
-        return reports.summarize_onnx(Path(model))
-    if Path(model).is_dir():
-        return training.summarize_run_network(Path(model))
-    return networks.summarize_model(model, size=size, gray=gray, num_classes=num_classes, freeze=freeze)
 
 
 def demo(

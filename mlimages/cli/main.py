@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlimages import __version__
-from mlimages.cli import augment, curate, deploy, gather, inspect, probe_compare, server, train
+from mlimages.cli import augment, curate, deploy, gather, inspect, server, train
 from mlimages.cli.options import SectionedHelpCommand
 from mlimages.cli.process import (
     escape_unprintable_output,
@@ -29,7 +29,7 @@ from mlimages.core import MlimagesError, PeerExitedError, escape_unprintable
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "gather": (),  # the sub-commands of `gather.app`
     "curate": (curate.label, curate.check, curate.mean, augment.augment),
-    "train": (probe_compare.probe, probe_compare.features, probe_compare.compare, train.finetune),
+    "train": (train.probe, train.features, train.compare, train.finetune),
     "deploy": (deploy.export, deploy.quantize, deploy.predict, deploy.evaluate, deploy.explain, server.serve),
     "inspect": (inspect.show, inspect.summary, inspect.demo),
 }

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mlimages import inference
+from mlimages import export, inference, serving
 from mlimages.cli.hints import print_to_stderr
 from mlimages.core import (
     BrokenImage,
@@ -27,10 +26,6 @@ from mlimages.core import (
     format_percent,
     pluralize,
 )
-
-if TYPE_CHECKING:
-    from mlimages.export import Quantization
-    from mlimages.serving import OrtWebFiles
 
 Results = Iterable[Prediction | BrokenImage]
 
@@ -97,9 +92,7 @@ def print_csv(results: Results, *, top: int, bundle: inference.OnnxBundle) -> in
 
 def describe_export(bundle: inference.OnnxBundle) -> Iterator[str]:
     """Yield lines about the exported file: whether it agrees with the trained network, and how to use it."""
-    from mlimages.export import RUNTIMES
-
-    provenance, runtime = bundle.provenance, RUNTIMES[bundle.provenance.target]
+    provenance, runtime = bundle.provenance, export.RUNTIMES[bundle.provenance.target]
     for name, parity in (("ONNX Runtime", provenance.parity), (runtime.name, provenance.target_parity)):
         if parity and not parity.num_images:
             yield "the file was not compared with the trained network: no validation image can be read"
@@ -123,7 +116,7 @@ def describe_export(bundle: inference.OnnxBundle) -> Iterator[str]:
         yield f"the weights are larger than 2 GB and stored in {data}: keep this file beside the .onnx file"
 
 
-def describe_web_page(folder: Path, runtime: OrtWebFiles) -> Iterator[str]:
+def describe_web_page(folder: Path, runtime: serving.OrtWebFiles) -> Iterator[str]:
     """Yield lines about the page in a folder; the last is the command to run next."""
     size = sum(len(content) for content in runtime.files.values())
     if runtime.origin:
@@ -220,7 +213,7 @@ def _format_background_test(background_test: inference.BackgroundTest) -> str:
     )
 
 
-def format_quantization(result: Quantization) -> str:
+def format_quantization(result: export.Quantization) -> str:
     """Format the measurements of each variant, and the chosen one, as text."""
     lines = [f"{'variant':20}  {result.score_name:>8}  calibration error    images/s      MB"]
     lines += [

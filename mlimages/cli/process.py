@@ -13,6 +13,8 @@ import threading
 import time
 import traceback
 
+from mlimages import serving
+
 
 def prevent_spinning_threads() -> None:
     """Let idle OpenMP threads sleep, and OpenBLAS use one thread; call this before numpy or torch is imported.
@@ -79,10 +81,10 @@ def resend_lost_interrupts() -> None:
 
 def configure_server_logging(log_format: str) -> None:
     """Write the log of the server, including the access log, to standard error, as `text` or `json` (`log_format`)."""
-    from mlimages.serving import JsonFormatter
-
     handler, logger = logging.StreamHandler(), logging.getLogger("mlimages.serving")
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(
+        serving.JsonFormatter() if log_format == "json" else logging.Formatter("%(asctime)s %(message)s")
+    )
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

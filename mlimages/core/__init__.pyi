@@ -38,6 +38,7 @@ from .layers import Layer as Layer
 from .layers import LayerState as LayerState
 from .layers import NetworkSummary as NetworkSummary
 from .layers import Window as Window
+from .lazy import disable_telemetry as disable_telemetry
 from .lazy import require_extra as require_extra
 from .locks import file_lock as file_lock
 from .locks import supports_locks as supports_locks
@@ -92,7 +93,6 @@ from .shards import is_file_or_member as is_file_or_member
 from .shards import is_member_path as is_member_path
 from .shards import is_truncated as is_truncated
 from .shards import iter_members as iter_members
-from .telemetry import disable_telemetry as disable_telemetry
 from .temporary_files import temporary_folder_beside as temporary_folder_beside
 from .terminal import escape_unprintable as escape_unprintable
 from .terminal import format_command as format_command

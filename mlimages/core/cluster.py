@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from mlimages.core.errors import GatherError, InputError, MissingExtraError
+from mlimages.core.lazy import disable_telemetry
 from mlimages.core.parallel import MAX_CRASHES, POLL_INTERVAL_S, PREFETCH_FACTOR, Item, Result, submit_ahead
-from mlimages.core.telemetry import disable_telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,7 @@ def _run_task(working_folder: str, function: Callable[[Any], Any], item: Any) ->
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """A Ray cluster with one worker process per CPU; implements `parallel.Pool`.
-
-    Attributes:
-        workers: number of worker processes.
-        chunk_size: number of images that callers should combine into one item of `map`, as each item has an overhead.
-    """
+    """A Ray cluster with one worker process per CPU; implements `parallel.Pool`, which describes the attributes."""
 
     workers: int
     chunk_size: int = 64

@@ -1,9 +1,11 @@
-"""Lazy loading of a package's public names, each listed once in the stub beside its `__init__`."""
+"""Imports: of a package's public names on first access, of extras, and of libraries without their telemetry."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lazy_loader import attach_stub
@@ -40,3 +42,18 @@ def require_extra(feature: str, extra: str, *modules: str) -> None:
     """Raise `MissingExtraError(feature, extra)` unless all modules are installed; none is imported."""
     if not all(map(importlib.util.find_spec, modules)):
         raise MissingExtraError(feature, extra)
+
+
+@contextmanager
+def disable_telemetry(env_variable: str, value: str) -> Iterator[None]:
+    """Context manager: set an environment variable that disables a library's telemetry, and remove it at the end.
+
+    A value that the user has set is kept.
+    """
+    is_decided = env_variable in os.environ
+    os.environ.setdefault(env_variable, value)
+    try:
+        yield
+    finally:
+        if not is_decided:
+            del os.environ[env_variable]

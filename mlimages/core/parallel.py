@@ -63,11 +63,9 @@ def count_available_cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class ThreadPool:
-    """A pool of threads in this process.
+    """A pool of threads in this process; implements `Pool`, which describes the other attributes.
 
     Attributes:
-        workers: number of threads.
-        chunk_size: number of images that callers should combine into one item of `map`, as each item has an overhead.
         prefetch_factor: number of items per worker that are submitted ahead of the result that is yielded.
     """
 

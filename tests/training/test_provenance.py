@@ -54,7 +54,7 @@ def test_the_command_of_a_run_has_all_its_settings(
         raise InputError("recorded")
 
     monkeypatch.setattr(training, "fine_tune", record)
-    monkeypatch.setattr("mlimages.cli.train.read_splits", lambda *_: None)
+    monkeypatch.setattr("mlimages.cli.train.open_splits", lambda *_: {})
     program, *words = shlex.split(command_of(config))
     assert invoke_cli(*words, check=False).stderr.endswith("recorded\n")
     assert (program, [each.to_json() for each in given]) == ("mlimages", [config.to_json()])
