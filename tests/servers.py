@@ -129,14 +129,7 @@ def drip(data: bytes, every_s: float = 0.2) -> Reply:
 
 def endless(head: bytes = b"") -> Reply:
     """A body that does not stop."""
-
-    def reply(connection: Connection, request: Request) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n\r\n" + head)
-        while connection.send(b"\0" * 65536) and not connection.closing.is_set():
-            pass
-        raise ConnectionAbortedError
-
-    return reply
+    return trickle("Content-Type: image/jpeg", b"\0" * 65536, head, every_s=0)
 
 
 def trickle(header: str, data: bytes, start: bytes = b"", every_s: float = 0.2) -> Reply:

@@ -1,13 +1,11 @@
 """The examples do what their READMEs say: the commands run here are read from there."""
 
-import io
 import json
 import os
 import re
 import shlex
 import shutil
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 import mlimages
 from mlimages import LabelFile
 from tests.conftest import fork_server
+from tests.gathering.test_gather_sources import tar
 from tests.servers import Connection, Request, Site, answer, serve
 
 ROOT = Path(mlimages.__file__).parent.parent
@@ -94,10 +93,10 @@ def test_own_source_gathers_what_a_catalogue_lists(tmp_path: Path, follow: Follo
 
 
 def test_every_image_is_in_the_credits() -> None:
-    files = {path.relative_to(ROOT) for path in ROOT.glob("examples/**/*") if path.suffix in (".png", ".jpg", ".svg")}
-    files |= {path.relative_to(ROOT) for path in ROOT.glob("docs/**/*") if path.suffix in (".png", ".jpg", ".svg")}
+    files = [*EXAMPLES.rglob("*"), *(ROOT / "docs").rglob("*")]
+    images = {str(path.relative_to(ROOT)) for path in files if path.suffix in (".png", ".jpg", ".svg")}
     credited = re.findall(r"^\| `(\S+)`", (ROOT / "docs/images/CREDITS.md").read_text(), re.MULTILINE)
-    assert {str(path) for path in files} == set(credited)
+    assert images == set(credited)
 
 
 @pytest.mark.train
@@ -123,16 +122,6 @@ def test_batches_are_the_same_in_numpy_and_torch(tmp_path: Path, follow: Follow)
     numpy_loss, torch_loss = said.splitlines()[-1].split()[1:]
     assert float(numpy_loss) == pytest.approx(float(torch_loss), abs=2e-5)
     assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
-
-
-def tar(images: Mapping[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in images.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return out.getvalue()
 
 
 @pytest.mark.train

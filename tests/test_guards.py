@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import mlimages
 from mlimages.cli import main as cli
 from mlimages.core import make_install_command
+from tests.commands import COMMANDS
 
 PACKAGE = Path(mlimages.__file__).parent
 ROOT = PACKAGE.parent
@@ -39,21 +41,6 @@ def third_party(module: Path) -> set[str]:
     return {name.split(".")[0] for name in found} - sys.stdlib_module_names
 
 
-def command_lines() -> list[list[str]]:
-    """Each command's words, sub-commands included."""
-
-    def walk(command: object, words: list[str]) -> Iterator[list[str]]:
-        children = getattr(command, "commands", {})
-        if words and not children:
-            yield words
-        for name, child in sorted(children.items()):
-            yield from walk(child, [*words, name])
-
-    import typer.main
-
-    return list(walk(typer.main.get_command(cli.app), []))
-
-
 def test_the_command_line_starts_without_heavy_imports() -> None:
     code = f"import sys, mlimages.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -74,33 +61,23 @@ def test_all_but_networks_training_and_export_import_where_torch_is_not_installe
 
 
 @pytest.mark.parametrize("stub", sorted(PACKAGE.rglob("*.pyi")), ids=lambda path: path.parent.name)
-def test_a_package_exports_names_of_its_own_modules_alone(stub: Path) -> None:
-    package = ".".join(stub.parent.relative_to(ROOT).parts)
+def test_a_package_exports_names_of_its_own_modules_alone_and_none_of_a_module(stub: Path) -> None:
+    package, module_names = ".".join(stub.parent.relative_to(ROOT).parts), {path.stem for path in stub.parent.iterdir()}
     for node in ast.parse(stub.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 1
             for alias in node.names:
                 assert alias.name == alias.asname
+                assert alias.name not in module_names
                 assert getattr(importlib.import_module(package), alias.name) is getattr(
                     importlib.import_module(f"{package}.{node.module}"), alias.name
                 )
 
 
-def test_no_exported_name_is_a_module_of_its_package() -> None:
-    for stub in PACKAGE.rglob("*.pyi"):
-        exported = {alias.name for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ImportFrom)
-                    for alias in node.names}  # fmt: skip
-        assert not exported & {path.stem for path in stub.parent.iterdir()}, stub
-
-
 def test_nothing_on_disk_can_run_code() -> None:
-    source = {path: path.read_text() for path in modules()}
-    assert not [
-        path
-        for path, text in source.items()
-        if re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill)\b", text, re.MULTILINE)
-    ]
-    for path, text in source.items():
+    for path in modules():
+        text = path.read_text()
+        assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill)\b", text, re.MULTILINE), path
         for call in re.findall(r"torch\.load\(.*?\)", text, re.DOTALL):
             assert "weights_only=True" in call, f"{path}: {call}"
         for call in re.findall(r"np\.load\(.*?\)", text, re.DOTALL):
@@ -170,8 +147,7 @@ def test_the_extra_train_holds_all_that_training_and_the_demo_import() -> None:
 
 
 def test_no_module_is_longer_than_350_lines() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "mlimages").rglob("*.py")}
-    assert {path: length for path, length in lengths.items() if length > 350} == {}
+    assert [path for path in modules() if len(path.read_text().splitlines()) > 350] == []
 
 
 def test_the_version_is_written_once_and_the_documents_follow() -> None:
@@ -189,23 +165,13 @@ def test_the_list_of_commands_fits_one_screen() -> None:
     assert "..." not in text.split("\n", 3)[3], "a command's first line is too long for the list"
 
 
-@pytest.mark.parametrize("words", command_lines(), ids=" ".join)
-def test_every_command_has_help_and_is_in_the_readme(words: list[str]) -> None:
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in COMMANDS])
+def test_every_command_and_its_options_have_help_and_it_is_in_the_readme(words: list[str], command: Any) -> None:
     done = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "80"})
     assert done.exit_code == 0
     assert len(done.stdout.splitlines()) > 4
     assert "mlimages " + " ".join(words) in (ROOT / "README.md").read_text()
-
-
-@pytest.mark.parametrize("words", command_lines(), ids=" ".join)
-def test_every_option_says_what_it_does(words: list[str]) -> None:
-    import typer.main
-
-    command: object = typer.main.get_command(cli.app)
-    for word in words:
-        command = command.commands[word]  # type: ignore[attr-defined]
-    silent = [param.name for param in command.params if not getattr(param, "help", None)]  # type: ignore[attr-defined]
-    assert not [name for name in silent if name != "help"]
+    assert not [param.name for param in command.params if param.name != "help" and not param.help]
 
 
 IMPORT = re.compile(r"^ *from (mlimages[\w.]*) import (?:\(([^)]*)\)|([\w, ]+))", re.MULTILINE)
@@ -267,7 +233,7 @@ def test_commands_in_messages_are_quoted() -> None:
     )
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()}"
-        for path in sorted((ROOT / "mlimages").rglob("*.py"))
+        for path in modules()
         for line in path.read_text().splitlines()
         if unquoted.search(line)
         and "demo" not in path.parts
@@ -280,7 +246,7 @@ def test_only_a_missing_module_is_taken_for_one_that_is_not_installed() -> None:
     """A broken installation, or Ctrl-C while a native library is loaded, raises another ImportError."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in sorted((ROOT / "mlimages").rglob("*.py"))
+        for path in modules()
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "ImportError"
     ]

@@ -3,12 +3,12 @@
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
+from tests.cli.conftest import write_ants_and_bees
 from tests.conftest import NEED_TORCH, cli_in, fork_server
 
 KILLED_BEFORE_OR_AFTER_A_RENAME = """
@@ -38,7 +38,7 @@ COMMANDS = {
     "mean": "mean p --size 8 --per-class -o m.png",
     "show": "show p --size 8 -o s.html",
     "evaluate": "evaluate run p --report e.html",
-    "explain": "explain run p/cats -o why",
+    "explain": "explain run p/ants -o why",
     "features": "features p --model lenet5 --weights none --layer conv1 -o f.npz",
     "probe": "probe p --model lenet5 --weights none -o p.png --report p.html",
     "compare": "compare run run2 --report r.html",
@@ -51,14 +51,18 @@ COMMANDS = {
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders `p`, and the run folder `run`."""
     folder = tmp_path_factory.mktemp("inputs")
-    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 32, 3), dtype=np.uint8)
-    for number, each in enumerate(pixels):
-        path = folder / "p" / ("cats", "dogs")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(each).save(path)
+    write_ants_and_bees(folder / "p", 16)
     cli_in(folder)(*COMMANDS["finetune"].replace("new", "run").split())
     shutil.copytree(folder / "run", folder / "run2")
     return folder
+
+
+def run_until(moment: int, number: signal.Signals, words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command that gets a signal at a moment before or after a rename; its temporary files go to `temp`."""
+    env = {**os.environ, "COLUMNS": "80", "KILL_AT": str(moment), "SIGNAL": str(int(number))}
+    env["TMPDIR"] = str(folder.parent / "temp")
+    python = ["-c", KILLED_BEFORE_OR_AFTER_A_RENAME, *words.split()]
+    return fork_server().start(python, folder, env, torch=words.split()[0] in NEED_TORCH).communicate()
 
 
 def file_names(folder: Path) -> list[str]:
@@ -68,22 +72,16 @@ def file_names(folder: Path) -> list[str]:
 @pytest.mark.train
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_killed_at_each_rename_completes_at_last(name: str, inputs: Path, tmp_path: Path) -> None:
-    words = COMMANDS[name].split()
     whole = tmp_path / "whole"
     shutil.copytree(inputs, whole)
-    cli_in(whole)(*words)
+    cli_in(whole)(*COMMANDS[name].split())
     shutil.copytree(inputs, tmp_path / "killed")
-    code, number = -signal.SIGKILL, 0
-    while code == -signal.SIGKILL:
-        number += 1
-        assert number < 60
-        env = {**os.environ, "COLUMNS": "80", "KILL_AT": str(number), "SIGNAL": "9"}
-        words_of_python = ["-c", KILLED_BEFORE_OR_AFTER_A_RENAME, *words]
-        command = fork_server().start(words_of_python, tmp_path / "killed", env, torch=words[0] in NEED_TORCH)
-        ended = command.communicate()
-        code = ended.returncode
-    assert code == 0, ended.stderr
-    assert number > 1, "it renames no file"
+    for moment in range(1, 60):
+        ended = run_until(moment, signal.SIGKILL, COMMANDS[name], tmp_path / "killed")
+        if ended.returncode != -signal.SIGKILL:
+            break
+    assert ended.returncode == 0, ended.stderr
+    assert moment > 1, "it renames no file"
     assert file_names(tmp_path / "killed") == file_names(whole)
 
 
@@ -95,11 +93,7 @@ def test_a_command_killed_at_each_rename_completes_at_last(name: str, inputs: Pa
 def test_a_command_that_is_terminated_removes_its_temporary_files(command: str, inputs: Path, tmp_path: Path) -> None:
     shutil.copytree(inputs, tmp_path / "work")
     (tmp_path / "temp").mkdir()
-    words = command.split()
-    env = {**os.environ, "KILL_AT": "1", "SIGNAL": str(int(signal.SIGTERM)), "TMPDIR": str(tmp_path / "temp")}
-    words_of_python = ["-c", KILLED_BEFORE_OR_AFTER_A_RENAME, *words]
-    started = fork_server().start(words_of_python, tmp_path / "work", env, torch=words[0] in NEED_TORCH)
-    ended = started.communicate()
+    ended = run_until(1, signal.SIGTERM, command, tmp_path / "work")
     assert (ended.returncode, ended.stderr.splitlines()[-1].split(";")[0]) == (130, "mlimages: interrupted")
     assert [name for name in file_names(tmp_path) if ".part" in name] == []
     assert file_names(tmp_path / "temp") == []

@@ -4,14 +4,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin
 
 import pytest
 import typer
-import typer.main
 from typer.testing import CliRunner
 
 from mlimages.__main__ import main
@@ -20,9 +18,9 @@ from mlimages.cli.options import SectionedHelpCommand, takes_options
 from mlimages.core import MAX_SEED, InputError, TqdmProgress, option_fields
 from mlimages.labels import TableOptions
 from mlimages.training import FineTuneConfig
+from tests.commands import COMMANDS
 
 OPTIONS = [field for field in option_fields(FineTuneConfig) if not field.option.is_internal]
-COMMANDS: Any = typer.main.get_command(cli.app)
 
 
 @pytest.fixture
@@ -82,18 +80,34 @@ def test_help_shows_the_common_options_and_help_all_every_one(app: typer.Typer) 
 
 def test_every_command_that_reads_label_files_takes_the_options_of_tables() -> None:
     flags = {f"--{field.name.replace('_', '-')}" for field in option_fields(TableOptions)}
-    commands = COMMANDS.commands
-    reading = {name for name, one in commands.items() if any("LABELS" in str(param.metavar) for param in one.params)}
-    assert {"label", "check", "mean", "augment", "probe", "finetune", "evaluate", "quantize", "show"} <= reading
-    for name in reading:
-        assert flags <= {option for param in commands[name].params for option in param.opts}, name
+    reading = {
+        words[-1]: {option for param in command.params for option in param.opts}
+        for words, command in COMMANDS
+        if any("LABELS" in str(param.metavar) for param in command.params)
+    }
+    assert {"label", "check", "mean", "augment", "probe", "finetune", "evaluate", "quantize", "show"} <= reading.keys()
+    for name, options in reading.items():
+        assert flags <= options, name
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("mlimages fin", "finetune"),
+        ("mlimages gather inat", "inaturalist"),
+        ("mlimages finetune --opti", "--optimizer"),
+    ],
+)
+def test_what_is_typed_is_completed(typed: str, offered: str) -> None:
+    asked = {"_MLIMAGES_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = CliRunner().invoke(cli.app, [], env=asked, prog_name="mlimages")
+    assert done.stdout.split() == [offered]
 
 
 def test_an_output_file_of_another_kind_is_refused_before_any_work(tmp_path: Path) -> None:
-    commands = COMMANDS.commands
     outputs = [
-        (name, command.params, option)
-        for name, command in commands.items()
+        (words[-1], command.params, option)
+        for words, command in COMMANDS
         for option in command.params
         if str(option.metavar).startswith("FILE.")
     ]
@@ -205,18 +219,14 @@ def test_only_a_command_that_reuses_its_work_proposes_to_resume(
     assert capsys.readouterr().err == f"mlimages: interrupted{expected}\n"
 
 
-def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[tuple[list[str], str]]:
-    """The words of each command, and the name of each of its parameters that is tested."""
-    found: list[tuple[list[str], str]] = []
-
-    def walk(command: Any, words: list[str]) -> None:
-        for name, child in getattr(command, "commands", {}).items():
-            walk(child, [*words, name])
-        if isinstance(command, SectionedHelpCommand):
-            found.extend((words, param.name) for param in command.params if is_tested(param))
-
-    walk(COMMANDS, [])
-    return found
+def parameters_of_commands(is_tested: Callable[[Any], bool]) -> list[Any]:
+    """The words of each command, the command, and each of its parameters that is tested."""
+    return [
+        pytest.param(words, command, param, id=f"{'-'.join(words)}-{param.name}")
+        for words, command in COMMANDS
+        for param in command.params
+        if is_tested(param)
+    ]
 
 
 def is_path(param: Any) -> bool:
@@ -228,62 +238,49 @@ def is_repeatable(param: Any) -> bool:
     return param.param_type_name == "option" and kind in (list, tuple, Sequence)
 
 
-def find_command(words: list[str]) -> Any:
-    return reduce(lambda command, word: command.commands[word], words, COMMANDS)
+def to_arguments(command: Any, values: dict[str, list[str]]) -> list[str]:
+    """Arguments with these values of parameters, and "8" for each other parameter that is required."""
+    arguments: list[str] = []
+    for param in command.params:
+        for value in values.get(param.name, ["8"] * param.required):
+            arguments += [value] if param.param_type_name == "argument" else [param.opts[-1], value]
+    return arguments
 
 
-def to_test_id(value: Any) -> str:
-    return "-".join(value) if isinstance(value, list) else str(value)
-
-
-@pytest.mark.parametrize(("words", "name"), parameters_of_commands(is_path), ids=to_test_id)
+@pytest.mark.parametrize(("words", "command", "tested"), parameters_of_commands(is_path))
 def test_an_empty_path_is_not_the_current_folder(
-    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], command: Any, tested: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script whose variable is not set passes ""; pathlib's Path("") is the folder that the script runs in."""
     monkeypatch.chdir(tmp_path)
-    command, args = find_command(words), list(words)
-    for param in command.params:
-        if param.name == name or param.required:
-            value = "" if param.name == name else "8"
-            args += [value] if param.param_type_name == "argument" else [param.opts[-1], value]
-    result = CliRunner().invoke(cli.app, args)
+    result = CliRunner().invoke(cli.app, [*words, *to_arguments(command, {tested.name: [""]})])
     assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert "the path is empty" in result.output
 
 
-@pytest.mark.parametrize(("words", "name"), parameters_of_commands(is_repeatable), ids=to_test_id)
-def test_a_repeatable_option_is_accepted_once_and_twice(words: list[str], name: str) -> None:
-    command = find_command(words)
-    option = next(param for param in command.params if param.name == name)
-    required = [param for param in command.params if param.required and param is not option]
-    rest = [
-        word for param in required for word in ([] if param.param_type_name == "argument" else [param.opts[-1]]) + ["8"]
-    ]
+@pytest.mark.parametrize(("words", "command", "option"), parameters_of_commands(is_repeatable))
+def test_a_repeatable_option_is_accepted_once_and_twice(words: list[str], command: Any, option: Any) -> None:
     for given in (["one"], ["one", "two"]):
-        args = [word for value in given for word in (option.opts[-1], value)]
-        assert list(command.make_context(words[-1], [*args, *rest]).params[name]) == given
+        context = command.make_context(words[-1], to_arguments(command, {option.name: given}))
+        assert list(context.params[option.name]) == given
 
 
 def test_the_repeatable_options_of_commands_are_found() -> None:
-    found = parameters_of_commands(is_repeatable)
-    assert {(words[-1], name) for words, name in found} >= {
+    found = [param.values for param in parameters_of_commands(is_repeatable)]
+    assert {(words[-1], option.name) for words, _, option in found} >= {
         ("urls", "headers"), ("pexels", "headers"), ("serve", "cors_origins"), ("check", "threshold"),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", ["-1", str(MAX_SEED + 1), str(2**63 - 1)])
-@pytest.mark.parametrize(("words", "name"), parameters_of_commands(lambda param: param.name == "seed"), ids=to_test_id)
+@pytest.mark.parametrize(("words", "command", "_"), parameters_of_commands(lambda param: param.name == "seed"))
 def test_a_seed_out_of_range_is_one_line_and_nothing_is_written(
-    words: list[str], name: str, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], command: Any, _: Any, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("")
-    args = [*words, "labels.txt", f"--{name}", seed]
-    for param in find_command(words).params:
-        if param.required and param.param_type_name == "option":
-            args += [param.opts[-1], "8"]
-    done = CliRunner().invoke(cli.app, args)
+    labels = next(param.name for param in command.params if param.param_type_name == "argument")
+    done = CliRunner().invoke(cli.app, [*words, *to_arguments(command, {labels: ["labels.txt"], "seed": [seed]})])
     assert done.exit_code == 2 or isinstance(done.exception, InputError)
     assert "seed" in done.output + str(done.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["labels.txt"]

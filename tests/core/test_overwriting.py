@@ -4,6 +4,7 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,71 +134,67 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def made_way_for(writer: Writer, folder: Path) -> Path:
-    """The path of the file that it writes, which does not exist; a run folder around it does."""
+def made_way_for(name: str, folder: Path) -> tuple[Path, Callable[[bool], Any]]:
+    """The path of the file that a writer writes, which does not exist (a run folder around it does), and the writer."""
+    writer = WRITERS[name]
     if writer.file.startswith("run"):
         make_run(folder / "run", names=("cats", "dogs"), per_class=1)
-    file = folder / writer.file
-    file.unlink(missing_ok=True)
-    return file
+    (folder / writer.file).unlink(missing_ok=True)
+    return folder / writer.file, partial(writer.call, folder)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_that_a_person_made_stays(name: str, folder: Path) -> None:
-    writer = WRITERS[name]
-    file = made_way_for(writer, folder)
+    file, write = made_way_for(name, folder)
     file.write_bytes(MINE)
     with pytest.raises(InputError, match=r"exists"):
-        writer.call(folder, False)
+        write(False)
     assert file.read_bytes() == MINE
-    if writer.ends_early:
+    if WRITERS[name].ends_early:
         return
-    writer.call(folder, True)
+    write(True)
     assert file.read_bytes() != MINE
     if name not in NEVER_REPLACED_WHEN_OURS:
-        writer.call(folder, False)
+        write(False)
     file.write_bytes(MINE)
     with pytest.raises(InputError, match=r"exists"):
-        writer.call(folder, False)
+        write(False)
 
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_link_to_a_file_that_is_gone_stays_too(name: str, folder: Path) -> None:
-    writer = WRITERS[name]
-    file = made_way_for(writer, folder)
+    file, write = made_way_for(name, folder)
     file.symlink_to("gone")
     with pytest.raises(InputError, match=r"exists"):
-        writer.call(folder, False)
+        write(False)
     assert str(file.readlink()) == "gone"
     assert not (file.parent / "gone").exists()
 
 
 @pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if not writer.ends_early])
 def test_a_file_that_is_replaced_keeps_its_permissions_unless_it_is_read_only(name: str, folder: Path) -> None:
-    writer = WRITERS[name]
-    file = made_way_for(writer, folder)
-    writer.call(folder, False)
+    file, write = made_way_for(name, folder)
+    write(False)
     overwrite = name in NEVER_REPLACED_WHEN_OURS
     file.chmod(0o640)
-    writer.call(folder, overwrite)
+    write(overwrite)
     assert file.stat().st_mode & 0o777 == 0o640
     file.chmod(0o440)
     with pytest.raises(InputError, match=r"exists|is read-only: make it writable"):
-        writer.call(folder, False)
-    writer.call(folder, True)
+        write(False)
+    write(True)
     assert file.stat().st_mode & 0o777 == 0o440
 
 
 @pytest.mark.parametrize("name", [name for name, writer in WRITERS.items() if not writer.ends_early])
 def test_a_link_by_which_a_person_replaced_a_file_of_ours_stays(name: str, folder: Path) -> None:
-    writer = WRITERS[name]
-    file = made_way_for(writer, folder)
-    writer.call(folder, False)
+    file, write = made_way_for(name, folder)
+    write(False)
     file.rename(folder / "moved")
     file.symlink_to(folder / "moved")
     before = (folder / "moved").read_bytes()
     with pytest.raises(InputError, match=r"exists"):
-        writer.call(folder, False)
+        write(False)
     assert file.is_symlink()
     assert (folder / "moved").read_bytes() == before
 

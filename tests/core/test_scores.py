@@ -71,15 +71,11 @@ def test_an_interval_narrower_than_two_percent_is_shown_with_decimals(low: float
 
 @pytest.mark.parametrize(
     ("successes", "count", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0), (0, 20, 0.0, 0.1611)],
-    ids=["newcombe-1998-table-1", "all", "none"],
+    [(81, 263, 0.2553, 0.3662), (10, 10, 0.7225, 1.0), (0, 20, 0.0, 0.1611), (0, 0, 0.0, 1.0)],
+    ids=["newcombe-1998-table-1", "all", "none", "no observation"],
 )
 def test_the_interval_equals_published_figures(successes: int, count: int, low: float, high: float) -> None:
     assert wilson_interval(successes, count) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_no_count_says_nothing() -> None:
-    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_rounding_leaves_no_interval_beyond_0_and_1() -> None:
