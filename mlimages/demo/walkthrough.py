@@ -177,7 +177,9 @@ class _Walkthrough:
             ]
             for epochs in REPORTED_EPOCHS:
                 for method in METHODS:
-                    accuracies = tuple(_read_accuracy_at(runs[method], epochs) for runs in runs_by_seed)
+                    # not of the best epoch, which would be chosen on the test images
+                    rows = (read_run(runs[method]).epochs[epochs - 1] for runs in runs_by_seed)
+                    accuracies = tuple(row["val_accuracy"] for row in rows)
                     results.append(MethodAccuracies(method, images_per_class, epochs, accuracies))
         self._show("")
         return results
@@ -283,14 +285,6 @@ def _describe_label_file(file: LabelFile) -> str:
 def _format_counts(counts_by_code: Mapping[str, int]) -> str:
     """Return text such as `2 blank, 1 tiny`; `none` if there are no counts."""
     return ", ".join(f"{count} {code}" for code, count in counts_by_code.items()) or "none"
-
-
-def _read_accuracy_at(run: Path, epoch: int) -> float:
-    """Return the test accuracy after this epoch.
-
-    The accuracy of the best epoch would be too high, since that epoch would be chosen on the test images.
-    """
-    return read_run(run).epochs[epoch - 1]["val_accuracy"]
 
 
 def _describe_onnx_parity(run: Path) -> str:

@@ -29,8 +29,6 @@ from mlimages.reports.run_folder import RunFolder, read_run
 SIGNIFICANCE_LEVEL = 0.05
 """The difference between two runs is not significant if its p-value is at least this."""
 
-AnyPath = str | os.PathLike[str]
-
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
@@ -123,7 +121,7 @@ class ComparedRun:
         return {**values, "mean_ap": asdict(self.mean_ap)} if self.mean_ap else values
 
 
-def compare_runs(runs: Iterable[AnyPath]) -> tuple[ComparedRun, ...]:
+def compare_runs(runs: Iterable[str | os.PathLike[str]]) -> tuple[ComparedRun, ...]:
     """Compare finished runs, and return them with the highest score first.
 
     Runs with equal scores keep the order of `runs`. The first run is the best run, against which the others are tested.

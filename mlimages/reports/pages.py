@@ -109,12 +109,6 @@ def make_matrix_cells(confusion: ConfusionMatrix) -> list[list[tuple[int, float]
     return [[(count, count / max(1, sum(row))) for count in row] for row in confusion]
 
 
-def find_section_headings(body: str) -> list[tuple[str, str]]:
-    """Return (id, title as HTML) of each section of a page, for the table of contents."""
-    headings = re.findall(r'<h2 id="([^"]+)">(.*?)(?:<small.*?)?</h2>', body, re.DOTALL)
-    return [(anchor, title.strip()) for anchor, title in headings]
-
-
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -126,6 +120,7 @@ _templates.globals["pluralize"] = pluralize
 _templates.filters |= {
     "percent": format_percent,
     "interval": format_interval,
-    "contents": find_section_headings,
+    # (id, title as HTML) of each section
+    "contents": re.compile(r'<h2 id="([^"]+)">\s*(.*?)\s*(?:<small.*?)?</h2>', re.DOTALL).findall,
     "capitalize": lambda text: text[:1].upper() + text[1:],  # Jinja's filter makes "map" of "mAP"
 }

@@ -85,25 +85,19 @@ def _make_template_values(run: RunFolder) -> dict[str, Any]:
     return {
         "title": f"Run {run.path.resolve().name}",
         "subtitle": f"{run.settings['model']} on {classes}, freeze: {run.settings['freeze']}",
+        "run": run,
         "score": run.score if run.predictions else None,
-        "score_name": run.score_name,
-        "correct": int(run.predictions.is_correct.sum()) if run.predictions else 0,
-        "count": run.num_val_images,
-        "best_epoch": run.final_metrics.get("best_epoch"),
         "mistakes": list(_make_mistake_tiles(run)),
         "suspects": suspects and [_make_suspect_tile(each, run) for each in suspects[: pages.MAX_TILES]],
         "suspect_count": len(suspects or ()),
-        "run": shlex.quote(str(run.path)),
+        "run_path": shlex.quote(str(run.path)),
         "suspects_path": shlex.quote(str(suspects_file)),
         "label_files": [shlex.quote(run.settings[name]) for name in ("labels", "val") if run.settings.get(name)],
         "label_conflicts": _make_label_conflict_tiles(run),
-        "skipped_images": run.skipped_images,
         **_make_class_tables(run),
-        "names": run.class_names,
         "drawings": list(_draw_curve_svgs(run)),
         "counts": list(_iter_class_counts(run)),
         "settings": list(_make_setting_rows(run)),
-        "known_defaults": bool(run.defaults),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +95,12 @@ def write_suspects(suspects: Iterable[SuspectLabel], out: Path, *, overwrite: bo
     Raises:
         InputError: `out` exists, `overwrite` is false, and mlimages did not write it or it was changed since.
     """
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow(("path", "label", "likely_label", "confidence"))
-    for each in suspects:
-        table.writerow((relative_name(each.path, out.parent), each.label, each.likely_label, f"{each.confidence:.4f}"))
-    with write_output(out, overwrite=overwrite) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+    with write_output(out, overwrite=overwrite) as part, part.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")
+        table.writerow(("path", "label", "likely_label", "confidence"))
+        for each in suspects:
+            name = relative_name(each.path, out.parent)
+            table.writerow((name, each.label, each.likely_label, f"{each.confidence:.4f}"))
 
 
 def read_suspects(path: Path) -> tuple[SuspectLabel, ...] | None:

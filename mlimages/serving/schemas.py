@@ -18,6 +18,12 @@ PREDICTION_SET = "prediction_set"
 from the logits."""
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+Known = Annotated[
+    bool | None,
+    Field(
+        description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images."
+    ),
+]
 
 
 _NoneAsDict = BeforeValidator(lambda value: {} if value is None else value)
@@ -69,10 +75,7 @@ class ImageResult(Schema):
         default=None,
         description="Probability of the most probable class, 0 to 1; absent for a multi-label model.",
     )
-    known: bool | None = Field(
-        default=None,
-        description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
-    )
+    known: Known = None
     known_score: float | None = Field(
         default=None, description="Similarity to the training images, 0 to 1; null if the model does not compute it."
     )
@@ -103,10 +106,7 @@ class Explanation(Schema):
     model: str = Field(description="Name of the network.")
     class_name: str = Field(description="The most probable class of the unmasked image.")
     probability: float = Field(description="Probability of `class_name` for the unmasked image, 0 to 1.")
-    known: bool | None = Field(
-        default=None,
-        description="Whether the image belongs to one of the classes; null if the model cannot detect unknown images.",
-    )
+    known: Known = None
     lowest: float = Field(
         description="Lowest probability of `class_name` with a region masked: the minimum of `hidden`."
     )
