@@ -67,16 +67,11 @@ def test_both_ways_to_train_are_compared_seed_by_seed() -> None:
     assert first.split() == ["5", "transfer", "#" * 27, "75.0", "%", "(50.0", "to", "100.0", "%)"]
 
 
-def test_the_demo_refuses_a_folder_with_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["documents", "documents/thesis.txt"])
+def test_the_demo_refuses_a_folder_with_files_and_a_file(tmp_path: Path, out: str) -> None:
     thesis = tmp_path / "documents" / "thesis.txt"
     thesis.parent.mkdir()
     thesis.write_text("years of work")
-    with pytest.raises(InputError, match="documents is not an empty folder: choose another one with -o"):
-        run_demo(thesis.parent, show=print)
+    with pytest.raises(InputError, match=f"{out} is not an empty folder: choose another one with -o"):
+        run_demo(tmp_path / out, show=print)
     assert thesis.read_text() == "years of work"
-
-
-def test_the_demo_refuses_a_file(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"thesis\.txt is not an empty folder: choose another one"):
-        run_demo(tmp_path / "thesis.txt", show=print)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlimages.reports import read_run, write_croissant
-from tests.run_folders import make_run
+from tests.run_folders import make_run, write_manifest
 
 
 def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
@@ -15,9 +15,7 @@ def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
 ) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
     run = make_run(tmp_path / "run", names=("ants", "bees & wasps", "Käfer"))
-    row = {"v": 1, "label": "ants", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
-    row |= {"url": "http://a/0", "path": "ants/0.png", "source": {"license": "CC BY 4.0"}}
-    (tmp_path / "images" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    write_manifest(tmp_path / "images", {"license": "CC BY 4.0"})
     write_croissant(read_run(run), run / "croissant.json")
     with warnings.catch_warnings(action="ignore"):  # of rdflib, about its own names
         dataset = mlcroissant.Dataset(jsonld=run / "croissant.json")
@@ -34,9 +32,7 @@ def test_the_library_of_croissant_accepts_the_file_and_reads_classes_and_counts(
 @pytest.mark.parametrize("source", [{}, {"license": ""}, {"license": None}])
 def test_a_licence_that_no_source_stated_is_not_listed(tmp_path: Path, source: dict[str, str | None]) -> None:
     run = make_run(tmp_path / "run")
-    row = {"v": 1, "label": "ants", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
-    row |= {"url": "http://a/0", "path": "ants/0.png", "source": source}
-    (tmp_path / "images" / "manifest.jsonl").write_text(f"{json.dumps(row)}\n")
+    write_manifest(tmp_path / "images", source)
     write_croissant(read_run(run), run / "croissant.json")
     written = json.loads((run / "croissant.json").read_text())
     assert "license" not in written

@@ -1,6 +1,5 @@
 """The model card says what the file is, and never replaces what a person wrote."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from typer.testing import CliRunner
 from mlimages.cli.main import app
 from mlimages.inference import InDistributionCalibration, OnnxBundle, ParityResult, PredictionSetThresholds
 from mlimages.reports import RunFiles, format_model_card, has_model_card, summarize_onnx, write_model_card
-from tests.run_folders import make_run
+from tests.run_folders import make_run, write_manifest
 
 pytestmark = pytest.mark.train
 
@@ -22,12 +21,7 @@ def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_com
 
     monkeypatch.chdir(tmp_path.parent)
     run = make_run(tmp_path / "run", names=cnn_bundle.class_names)
-    row = {"v": 1, "label": "class0", "status": "ok", "bytes": 9, "sha256": "0" * 64, "dhash": "0" * 16}
-    rows = [
-        {**row, "url": f"http://a/{n}", "path": f"class0/{n}.png", "source": {"license": "CC BY 4.0"}} for n in range(3)
-    ]
-    text = "".join(f"{json.dumps(row)}\n" for row in rows)
-    (tmp_path / "images" / "manifest.jsonl").write_text(text)
+    write_manifest(tmp_path / "images", *[{"license": "CC BY 4.0"}] * 3)
     accuracy = (0.75, 0.5, 0.875)
     provenance = replace(
         read_provenance(RunFiles(run), run / "config.json"), accuracy=accuracy, num_evaluated_images=24

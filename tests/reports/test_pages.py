@@ -15,6 +15,7 @@ from mlimages.reports import (
     LayerScore,
     LearningCurvePoint,
     ProbeResult,
+    SuspectLabel,
     compare_runs,
     draw_contact_sheet,
     draw_run,
@@ -22,16 +23,20 @@ from mlimages.reports import (
     render_evaluation,
     render_probe,
     write_check_report,
+    write_suspects,
 )
 from tests.browser import OpenPage
 from tests.run_folders import make_run
 
 HOSTILE = "<script>alert(1)<∕script>\"'&"
-NAMES = (HOSTILE, "bees", "a class with a rather long name")
+NAMES = (HOSTILE, "bees", f"a class with a {'very' * 16} long name")
 
 
 def run_page(folder: Path) -> Path:
-    return draw_run(make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9]))
+    run = make_run(folder / HOSTILE, names=NAMES, wrong=[0, 1, 9])
+    write_suspects([SuspectLabel(folder / "images/bees/3.png", "bees", HOSTILE, 0.97)], run / "suspects.tsv")
+    (run / "left_out.tsv").write_text(f"path\tcode\tdetail\nimages/{'9' * 60}.png\ttruncated\t{HOSTILE}\n")
+    return draw_run(run)
 
 
 def compare_page(folder: Path) -> Path:
@@ -43,6 +48,7 @@ def compare_page(folder: Path) -> Path:
 
 def sheet_page(folder: Path) -> Path:
     make_run(folder / "run", names=NAMES)
+    (folder / "images" / "bees" / "2.png").write_bytes(b"no image")
     draw_contact_sheet(folder / "images", folder / "sheet.html", image_property=ImageProperty(24))
     return folder / "sheet.html"
 
@@ -111,7 +117,8 @@ def test_every_section_is_in_the_table_of_contents(path: Path) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_page_can_be_read_offline_at_any_width(path: Path, open_page: OpenPage, width: int, dark: bool) -> None:
     page = open_page(path, width=width, dark=dark)
     assert page.console_errors == []

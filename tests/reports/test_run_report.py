@@ -13,12 +13,12 @@ from PIL import Image
 from mlimages import reports
 from mlimages.core import RunError, make_install_command
 from mlimages.inference import OnnxBundle
-from mlimages.labels import label_dir_auto
 from mlimages.reports import SuspectLabel, draw_run, plots, read_run, run_page, write_suspects
 from mlimages.reports.plots import plot_curves
-from mlimages.training import FineTuneConfig, fine_tune, finish, read_config
+from mlimages.training import fine_tune, finish, read_config
 from tests.browser import OpenPage
 from tests.run_folders import NAMES, make_run
+from tests.training.conftest import config_for, write_colours
 
 TEXT = "document.body.innerText"
 
@@ -66,23 +66,6 @@ def test_plots_are_drawn_and_the_same_run_gives_the_same_page(drawn: Path) -> No
             assert min(image.size) > 300
     before = (drawn / "report.html").read_bytes()
     assert draw_run(drawn).read_bytes() == before
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_the_page_reads_offline_narrow_wide_and_dark(drawn: Path, open_page: OpenPage, width: int, dark: bool) -> None:
-    page = open_page(drawn / "report.html", width=width, dark=dark)
-    assert page.console_errors == []
-    assert page.requests == [page.url]
-    assert not page.scrolls_sideways
-    assert page.evaluate("[...document.images].every(image => image.naturalWidth == 24 && image.alt)")
-    # the ink of drawings and text differs from the ground by far, in both modes
-    ink, ground = (page.evaluate(f"getComputedStyle({where}).{what}") for where, what in
-                   [("document.querySelector('svg text')", "fill"), ("document.body", "backgroundColor")])  # fmt: skip
-    light = [sum(map(int, colour[4:-1].split(","))) / 3 for colour in (ink, ground)]
-    assert abs(light[0] - light[1]) > 150
-    assert (light[1] < 100) == dark
 
 
 @pytest.mark.browser
@@ -238,18 +221,11 @@ def test_the_figures_of_the_folder_are_read(run: Path) -> None:
 
 @pytest.mark.train
 def test_finetune_ends_with_plots_and_a_page_that_names_what_was_left_out(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for name, level in [("dark", 60), ("light", 190)]:
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for n in range(8):
-            pixels = np.clip(rng.normal(level, 20, (28, 28)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{n}.png")
-    (tmp_path / "images/dark/torn.png").write_bytes((tmp_path / "images/dark/0.png").read_bytes()[:99])
-    labels = label_dir_auto(tmp_path / "images").labels.write(tmp_path / "labels.txt")
-    config = FineTuneConfig(labels.path, tmp_path / "run", model="lenet5", weights="none", freeze="none", epochs=2)
-    run = fine_tune(config).run
+    labels, torn = write_colours(tmp_path), tmp_path / "set/blue/00.png"
+    torn.write_bytes(torn.read_bytes()[:99])
+    run = fine_tune(config_for(labels, model="lenet5", epochs=2)).run
     page = (run / "report.html").read_text()
-    assert "torn.png: truncated" in page
+    assert "blue/00.png: truncated" in page
     settings = page.partition('id="settings"')[2]
     assert "epochs</th>" in settings
     assert "batch size</th>" not in settings

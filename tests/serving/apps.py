@@ -4,14 +4,16 @@ import asyncio
 import http.client
 import io
 import json
+import socket
 import threading
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from mlimages.serving.access_log import http_logger
 from tests.deploying import made_image
@@ -20,7 +22,7 @@ from tests.deploying import made_image
 @dataclass(frozen=True, slots=True)
 class Reply:
     status: int
-    headers: http.client.HTTPMessage
+    headers: Any
     body: bytes
 
     @property
@@ -34,10 +36,9 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """An application that runs in a thread."""
+class Client:
+    """What sends requests to a server on this machine."""
 
-    app: web.Application
     port: int
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
@@ -52,6 +53,19 @@ class Served:
     def ask_form(self, path: str, *files: tuple[str, bytes]) -> Reply:
         body, kind = form(*files)
         return self.ask("POST", path, body, Content_Type=kind)
+
+    def connect(self, data: bytes) -> socket.socket:
+        """A connection over which these bytes were sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.sendall(data)
+        return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Client):
+    """An application that runs in a thread."""
+
+    app: web.Application
 
 
 @contextmanager
@@ -71,7 +85,7 @@ def run_app(app: web.Application) -> Iterator[Served]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()
     started.wait(120)
-    yield Served(app, ports[0])
+    yield Served(ports[0], app)
     loop.call_soon_threadsafe(stop.set)
     thread.join()
     loop.close()
@@ -92,14 +106,23 @@ def form(*files: tuple[str, bytes], field: str = "file") -> tuple[bytes, str]:
     return parts + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
-class Payload:
-    """A request's body that has come whole."""
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A request's body that comes in pieces, each after so many seconds."""
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    pieces: Sequence[bytes]
+    every_s: float
 
     async def iter_any(self) -> AsyncIterator[bytes]:
-        yield self.body
+        for piece in self.pieces:
+            await asyncio.sleep(self.every_s)
+            yield piece
+
+
+def upload_of(*pieces: bytes, every_s: float = 0.0, **headers: str) -> web.Request:
+    """A request for /predict whose body comes in these pieces."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return make_mocked_request("POST", "/predict", names, payload=cast(Any, Pieces(pieces, every_s)))
 
 
 def bomb() -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import closed_port
 from tests.serving.apps import encoded
 
 pytestmark = pytest.mark.train
@@ -26,9 +27,7 @@ def proxied(serve_with: Any, tmp_path: Path) -> Iterator[int]:
     if NGINX is None or shutil.which("openssl") is None:
         pytest.skip("nginx or openssl is not installed (Debian: apt-get install nginx openssl)")
     served = serve_with(allowed_hosts=(PUBLIC,))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = closed_port()
     certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={PUBLIC}", "-addext",
                    f"subjectAltName=DNS:{PUBLIC}", "-keyout", "privkey.pem", "-out", "fullchain.pem"]  # fmt: skip
     subprocess.run(certificate, cwd=tmp_path, check=True, capture_output=True)

@@ -1,6 +1,5 @@
 """SIGHUP reloads the model's file."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -9,37 +8,25 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mlimages.export import export_network
 from mlimages.inference import OnnxBundle
 from tests.deploying import trained
-from tests.serving.apps import encoded
+from tests.serving.apps import Client, encoded
 
 pytestmark = [pytest.mark.train, pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")]
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(Client):
     process: subprocess.Popen[str]
-    port: int
     model: Path
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, path, body)
-        reply = connection.getresponse()
-        status, answer = reply.status, json.loads(reply.read())
-        connection.close()
-        return status, answer
-
     def classes(self) -> list[str]:
-        answer: list[str] = self.ask("GET", "/healthz")[1]["classes"]
-        return answer
+        return list(self.ask("GET", "/healthz").json["classes"])
 
     def log_line(self) -> str:
         assert self.process.stderr is not None
@@ -53,7 +40,7 @@ def serving(cnn_bundle: OnnxBundle, tmp_path_factory: pytest.TempPathFactory) ->
     command = [sys.executable, "-m", "mlimages", "serve", model, "--port", "0", "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    started = Serving(process, int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n")), model)
+    started = Serving(int(process.stdout.readline().rsplit(":", 1)[1].strip("/\n")), process, model)
     started.log_line()  # next: ...
     yield started
     process.kill()
@@ -67,8 +54,8 @@ def test_sighup_serves_the_new_file_and_requests_in_flight_are_unharmed(serving:
 
     def load() -> None:
         while not stop.is_set():
-            status, answer = serving.ask("POST", "/predict", encoded(3))
-            answers[status, len(answer["predictions"][0]["top"])] += 1
+            reply = serving.ask("POST", "/predict", encoded(3))
+            answers[reply.status, len(reply.json["predictions"][0]["top"])] += 1
 
     clients = [threading.Thread(target=load) for _ in range(3)]
     for client in clients:
@@ -77,7 +64,7 @@ def test_sighup_serves_the_new_file_and_requests_in_flight_are_unharmed(serving:
     serving.process.send_signal(signal.SIGHUP)
     assert f"reloaded {serving.model}" in serving.log_line()
     assert serving.classes() == [f"class{n}" for n in range(5)]
-    assert serving.ask("POST", "/predict?top=5", encoded(3))[0] == 200
+    assert serving.ask("POST", "/predict?top=5", encoded(3)).status == 200
     stop.set()
     for client in clients:
         client.join()
@@ -92,4 +79,4 @@ def test_a_file_that_cannot_be_used_leaves_the_old_model_serving(serving: Servin
     serving.process.send_signal(signal.SIGHUP)
     assert "cannot reload the model" in serving.log_line()
     assert serving.classes() == classes
-    assert serving.ask("POST", "/predict", encoded(3))[0] == 200
+    assert serving.ask("POST", "/predict", encoded(3)).status == 200

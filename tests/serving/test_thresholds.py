@@ -1,14 +1,13 @@
 """Every limit of the server, with a value just below it, at it and just above."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 
 from mlimages.core import Prediction, option_fields
 from mlimages.inference import OnnxBundle, Predictor
@@ -19,24 +18,7 @@ from mlimages.serving.engine import Engine
 from mlimages.serving.problems import ApiError
 from mlimages.serving.service import Service
 from tests.gathering.test_interleaving import VirtualTime
-from tests.serving.apps import Payload, encoded, form
-
-
-class Pieces:
-    """A body that comes in pieces, each after so many seconds."""
-
-    def __init__(self, every_s: float, count: int) -> None:
-        self.every_s, self.count = every_s, count
-
-    async def iter_any(self) -> AsyncIterator[bytes]:
-        for _ in range(self.count):
-            await asyncio.sleep(self.every_s)  # of virtual time
-            yield b"\0" * (1 << 14)
-
-
-def upload_of(payload: object, **headers: str) -> web.Request:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return make_mocked_request("POST", "/predict", names, payload=cast(Any, payload))
+from tests.serving.apps import encoded, form, upload_of
 
 
 def status_of(work: Coroutine[Any, Any, object]) -> int:
@@ -58,18 +40,18 @@ def status_of_upload(request: web.Request, **limits: Any) -> int:
 
 def status_of_bytes(count: int) -> int:
     """The status of a body that comes without a length; with its length, it has the same."""
-    unmeasured = status_of_upload(upload_of(Payload(bytes(count))), max_bytes=100)
-    assert status_of_upload(upload_of(Payload(b"x"), Content_Length=str(count)), max_bytes=100) == unmeasured
+    unmeasured = status_of_upload(upload_of(bytes(count)), max_bytes=100)
+    assert status_of_upload(upload_of(b"x", Content_Length=str(count)), max_bytes=100) == unmeasured
     return unmeasured
 
 
 def status_of_images(count: int) -> int:
     body, kind = form(*[(f"{number}.png", b"x") for number in range(count)])
-    return status_of_upload(upload_of(Payload(body), Content_Type=kind), max_images=8)
+    return status_of_upload(upload_of(body, Content_Type=kind), max_images=8)
 
 
 def status_of_pieces(seconds: float) -> int:
-    return status_of_upload(upload_of(Pieces(seconds, 4)), timeout_s=30.0)
+    return status_of_upload(upload_of(*[bytes(1 << 14)] * 4, every_s=seconds), timeout_s=30.0)
 
 
 def status_of_response(seconds: float) -> int:
