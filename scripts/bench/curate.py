@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -153,11 +154,8 @@ def turned() -> Image.Exif:
 
 def giant() -> bytes:
     head = encoded(Image.new("RGB", (1, 1)), "PNG")
-    import struct
-    import zlib
-
-    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + head[24:29]
-    return head[:12] + header + struct.pack(">I", zlib.crc32(header)) + head[33:]
+    header = b"IHDR" + (20_000).to_bytes(4) * 2 + head[24:29]
+    return head[:12] + header + zlib.crc32(header).to_bytes(4) + head[33:]
 
 
 BARS = ((9 * step % 200, 250 + 53 * step % 240) for step in range(10_000))

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from gather import free_port
 from PIL import Image
 
 from mlimages import images
@@ -173,12 +174,6 @@ def running(command: list[str], port: int) -> Iterator[int]:
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def served(command: list[str], messages: list[bytes], *, clients: int, requests: int) -> Figures:

@@ -42,18 +42,8 @@ class Runner:
         results: list[tuple[Mutant, str]] = []
         plugin = _Plugin(lambda session: results.extend(self._in_session(session, mutants, deadline)))
         doctests = [path for path in self._paths if ">>>" in (self._root / path).read_text()]
-        words = [
-            *self._tests,
-            *doctests,
-            "-o",
-            "addopts=--doctest-modules",
-            "-p",
-            "no:terminal",
-            "-p",
-            "no:xdist",
-            "-p",
-            "no:cacheprovider",
-        ]
+        without = (f"-pno:{plugin}" for plugin in ("terminal", "xdist", "cacheprovider"))
+        words = [*self._tests, *doctests, "-o", "addopts=--doctest-modules", *without]
         os.chdir(self._root)
         code = pytest.main([*words, f"--rootdir={self._root}"], plugins=[plugin])
         if not plugin.ran:
