@@ -1,9 +1,9 @@
 from .checkpoints import TrainedRun as TrainedRun
 from .checkpoints import load_run as load_run
 from .config import FineTuneConfig as FineTuneConfig
-from .embedding import embedder as embedder
 from .feature_maps import draw_layer as draw_layer
 from .feature_table import FeatureTable as FeatureTable
+from .feature_table import embedder as embedder
 from .feature_table import extract_features as extract_features
 from .features import FeatureSource as FeatureSource
 from .finetune import Callback as Callback

@@ -124,16 +124,17 @@ def probe_layers(
     store = open_pixel_store(image)
     found = decode_images(_draw_stratified_sample(labels, max_images, seed), image, store=store, progress=progress)
     raise_if_most_images_missing([each for each in found if isinstance(each, BrokenImage)], len(found))
-    good = _drop_undecodable_and_duplicates(found)
+    decoded = [each for each in found if isinstance(each, DecodableImage)]
+    # of identical files only the first, since the same image could otherwise be used to train and to test
+    good = list({each.digest: each for each in reversed(decoded)}.values())[::-1]
     _require_enough_images(good, names)
     cut_points = find_cut_points(built)
-    rows = compute_pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
+    parts = compute_pooled_features(built, cut_points, ImageSet(good, image, store=store), progress)
     targets = np.array([image.label for image in good])  # (N,)
-    parts = np.split(rows, np.cumsum([cut.num_features for cut in cut_points])[:-1], axis=1)
     scores, best = _score_layers(cut_points, parts, targets, len(names))
     curve, gain = _compute_learning_curve(parts[best], targets, len(names), seed)
-    broken = sum(not isinstance(each, DecodableImage) for each in found)
-    return ProbeResult(model, len(good), len(names), broken, scores, cut_points[best].last_layer, curve, gain)
+    num_broken = len(found) - len(decoded)
+    return ProbeResult(model, len(good), len(names), num_broken, scores, cut_points[best].last_layer, curve, gain)
 
 
 def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> list[LabeledPath]:
@@ -150,16 +151,6 @@ def _draw_stratified_sample(labels: LabelFile, max_images: int, seed: int) -> li
     return [item for item, number in zip(items, fold, strict=True) if number == 0]
 
 
-def _drop_undecodable_and_duplicates(decoded_images: Sequence[object]) -> list[DecodableImage]:
-    """Return the images that could be decoded; of identical files, only the first.
-
-    Otherwise the same image could be used to train and to test.
-    """
-    return list({each.digest: each for each in reversed(decoded_images) if isinstance(each, DecodableImage)}.values())[
-        ::-1
-    ]
-
-
 def _require_enough_images(images: Sequence[DecodableImage], class_names: Sequence[str]) -> None:
     """Raise InputError unless there are two or more classes, each with two or more images."""
     counts = np.bincount([image.label for image in images], minlength=len(class_names))
@@ -174,8 +165,8 @@ def _require_enough_images(images: Sequence[DecodableImage], class_names: Sequen
 
 def compute_pooled_features(
     model: Model, cut_points: tuple[CutPoint, ...], images: ImageSet, progress: Progress
-) -> Features:
-    """Return the pooled features after each layer in `cut_points`, concatenated, float32 `(N, D)`; cached on disk."""
+) -> list[Features]:
+    """Return the pooled features after each layer in `cut_points`, float32 `(N, D)`; cached on disk."""
     normalize = Normalize(model.preprocessing.normalization)
     key = make_feature_cache_key(
         model,
@@ -187,7 +178,8 @@ def compute_pooled_features(
         preprocessing=model.preprocessing,
         precision=find_float32_precision(torch.device("cpu")),
     )
-    store = ArrayStore(cache_dir("probe") / key, (sum(cut.num_features for cut in cut_points),), np.float32)
+    ends = np.cumsum([cut.num_features for cut in cut_points]).tolist()
+    store = ArrayStore(cache_dir("probe") / key, (ends[-1],), np.float32)
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
@@ -199,7 +191,7 @@ def compute_pooled_features(
             progress.advance(len(batch.image_indices))
     progress.close()
     store.refresh_index()
-    return store.read_rows([image.digest for image in images.images])
+    return np.split(store.read_rows([image.digest for image in images.images]), ends[:-1], axis=1)
 
 
 def _score_layers(
@@ -227,12 +219,14 @@ def _compute_learning_curve(
 ) -> tuple[tuple[LearningCurvePoint, ...], Proportion | None]:
     """Return the learning curve on held-out images, and the accuracy gained by its last doubling of the images.
 
-    If the smallest class has too few images, the curve is empty or has one point, and the gain is None.
+    Both are averaged over random splits; the interval of the gain follows from its standard deviation over these. If
+    the smallest class has too few images, the curve is empty or has one point, and the gain is None.
     """
-    fewest = int(np.bincount(labels, minlength=num_classes).min())
-    steps = list(_iter_curve_sizes(fewest))
+    steps = list(_iter_curve_sizes(int(np.bincount(labels, minlength=num_classes).min())))
+    if not steps:
+        return (), None
     runs: dict[int, list[float]] = defaultdict(list)
-    for repeat in range(NUM_CURVE_REPEATS if steps else 0):
+    for repeat in range(NUM_CURVE_REPEATS):
         ranked = _draw_ranks_within_class(labels, seed + repeat)  # (N,): random order of the images within each class
         held_out = ranked >= steps[-1]
         for step in steps:
@@ -240,13 +234,17 @@ def _compute_learning_curve(
             head = fit_ridge(features[taken], labels[taken], num_classes).head
             predicted = head.compute_probabilities(features[held_out]).argmax(axis=1)
             runs[step].append(float((predicted == labels[held_out]).mean()))
-    count = int((_draw_ranks_within_class(labels, seed) >= steps[-1]).sum()) if steps else 0
+    count = int(held_out.sum())  # the same in each repeat
     means = {step: float(np.mean(runs[step])) for step in steps}
     points = tuple(
         LearningCurvePoint(step, Proportion(mean, *wilson_interval(round(mean * count), count)))
         for step, mean in means.items()
     )
-    return points, _estimate_accuracy_gain(runs[steps[-2]], runs[steps[-1]]) if len(steps) > 1 else None
+    if len(steps) == 1:
+        return points, None
+    gains = np.subtract(runs[steps[-1]], runs[steps[-2]])  # of each random split
+    gain, half = float(gains.mean()), Z_95 * float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return points, Proportion(gain, gain - half, gain + half)
 
 
 def _iter_curve_sizes(smallest_class_size: int) -> Iterator[int]:
@@ -265,15 +263,3 @@ def _draw_ranks_within_class(labels: Labels, seed: int) -> NDArray[np.int64]:
         members = np.flatnonzero(labels == label)
         ranked[members] = rng.permutation(len(members))
     return ranked
-
-
-def _estimate_accuracy_gain(accuracies_before: Sequence[float], accuracies_after: Sequence[float]) -> Proportion:
-    """Return the gain in accuracy from twice as many images, averaged over random splits, with its 95 % interval.
-
-    Element `i` of both sequences is the accuracy on split `i`. The interval follows from the standard deviation of the
-    differences.
-    """
-    differences = np.subtract(accuracies_after, accuracies_before)
-    half = Z_95 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    mean = float(differences.mean())
-    return Proportion(mean, mean - half, mean + half)

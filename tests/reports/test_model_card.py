@@ -17,7 +17,7 @@ pytestmark = pytest.mark.train
 def test_the_card_is_read_by_the_hub_and_names_data_results_licenses_and_the_command(
     cnn_bundle: OnnxBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlimages.training.provenance import read_provenance
+    from mlimages.training.run_export import read_provenance
 
     monkeypatch.chdir(tmp_path.parent)
     run = make_run(tmp_path / "run", names=cnn_bundle.class_names)

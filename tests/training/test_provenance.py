@@ -9,8 +9,8 @@ from mlimages import training
 from mlimages.core import ImageProperty, InputError, Normalization, Preprocessing
 from mlimages.reports import RunFiles, RunFolder, read_settings
 from mlimages.training import FineTuneConfig
-from mlimages.training.provenance import make_finetune_command
 from mlimages.training.run import write_settings
+from mlimages.training.run_export import make_finetune_command
 from tests.conftest import RunCli
 from tests.training.conftest import config_for
 
