@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -108,7 +108,8 @@ def _describe_precision_mismatch(
             progress.close()
             return f"features in {backend.frozen_precision} differ by {format_percent(difference)} from fp32"
         for rows, kept in zip(parts, pooled, strict=True):
-            kept.append(_average_pool(rows, features.shapes))
+            maps = unflatten_features(rows, features.shapes)
+            kept.append(torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in maps], dim=1))
     progress.close()
     if not labels:
         return ""
@@ -124,9 +125,3 @@ def _describe_precision_mismatch(
         return text
     logger.warning("%s: %s", backend, text)  # shown, since nobody asked for bfloat16
     return ""
-
-
-def _average_pool(flat_features: Tensor, shapes: Sequence[tuple[int, ...]]) -> Tensor:
-    """Average the flattened feature maps `(n, D)` over their positions: `(n, C)`."""
-    parts = unflatten_features(flat_features, tuple(shapes))
-    return torch.cat([part.mean((2, 3)) if part.ndim == 4 else part.flatten(1) for part in parts], dim=1)

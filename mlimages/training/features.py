@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -324,15 +325,12 @@ class FeatureSource:
         """Return the image index and view number of the views that this process must compute, without duplicates."""
         store = self._stores[self._choose_precision(images)]
         own = select_local_indices(range(len(images)))
-        all_views = ((index, view) for view in range(num_views) for index in own)
-        keys: set[bytes] = set()
-        missing = []
-        for index, view in all_views:
+        missing: dict[bytes, tuple[int, int]] = {}
+        for view, index in itertools.product(range(num_views), own):
             key = self._make_row_key(images, index, view)
-            if key not in store and key not in keys:
-                keys.add(key)
-                missing.append((index, view))
-        return missing
+            if key not in store:
+                missing.setdefault(key, (index, view))
+        return list(missing.values())
 
     def _make_row_key(self, images: ImageSet, index: int, view_number: int) -> bytes:
         """Return the key of a view in the cache, 32 bytes.

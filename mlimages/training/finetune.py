@@ -50,7 +50,7 @@ from mlimages.training.run import (
     write_skipped_images,
 )
 from mlimages.training.run_images import decode_splits
-from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder
+from mlimages.training.training_job import TrainingJob, build_training_job, prepare_run_folder, trains_below_head
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,9 @@ def fine_tune(
     >>> fine_tune(config).onnx
     PosixPath('runs/new/model.onnx')
     """
-    custom_network = _make_custom_network(network, preprocessing)
+    if (network is None) != (preprocessing is None):
+        raise InputError("network and preprocessing must be passed together")
+    custom_network = CustomNetwork(network, preprocessing) if network is not None and preprocessing else None
     config = _resolve_defaults(config, custom_network)
     files, device = RunFiles(config.out), choose_device(config.device)
     distributed.init_process_group(device)
@@ -142,14 +144,6 @@ def fine_tune(
                 _prepare_resumed_run(job, state)
             state = _train_epochs(job, state, start_time=started, progress=progress, callbacks=callbacks)
             return finish_run(job, state, export=export, custom_network=network, overwrite=overwrite, progress=progress)
-
-
-def _make_custom_network(network: nn.Module | None, preprocessing: Preprocessing | None) -> CustomNetwork | None:
-    if network is None and preprocessing is None:
-        return None
-    if network is None or preprocessing is None:
-        raise InputError("network and preprocessing must be passed together")
-    return CustomNetwork(network, preprocessing)
 
 
 def _resolve_defaults(config: FineTuneConfig, custom_network: CustomNetwork | None) -> FineTuneConfig:
@@ -209,17 +203,17 @@ def _make_initial_state(job: TrainingJob) -> TrainingState:
     job.model.zero_other_heads()
     metrics = validate(job.network, job.source, job.val_set, objective).metrics
     is_rounded = job.backend.frozen_precision != "fp32"
-    left_out = objective.compute_score(torch.from_numpy(loo_probabilities), torch.from_numpy(train.labels))
-    score_name = objective.inference_task.score_name
+    task = objective.inference_task
+    left_out = task.score(loo_probabilities, train.labels).value
     logger.info(
         "closed-form head (ridge regression)%s: %s %.1f %% on %d validation images%s",
         f" on the features of all layers (weight of the lower layers: {lower_share:g})" if lower_share else "",
-        score_name,
+        task.score_name,
         100 * metrics.score,
         metrics.num_images,
         ""
         if is_rounded
-        else f", leave-one-out {score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
+        else f", leave-one-out {task.score_name} {100 * left_out:.1f} %",  # the other metrics are those of fp32
     )
     start = copy_trained_tensors(job.network)
     has_sets = is_single and not is_rounded
@@ -246,7 +240,7 @@ def _train_epochs(
     """Train the remaining epochs and return the last state; also save `last.safetensors` and `best.safetensors`."""
     config, state, network = job.config, previous_state, job.network
     schedule = Schedule.from_config(
-        config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=job.trains_below_head
+        config, len(job.train_set), is_pretrained=job.model.pretrained, trains_below_head=trains_below_head(job.model)
     )
     trainer = Trainer(
         network,

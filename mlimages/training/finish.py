@@ -16,13 +16,10 @@ from torch import nn
 
 from mlimages.core import (
     BrokenImage,
-    LabeledPath,
     MissingExtraError,
-    NoProgress,
     Progress,
     Proportion,
     RunError,
-    average_precisions,
     format_command,
     format_interval,
     format_percent,
@@ -223,6 +220,7 @@ def finish_run(
     known = _fit_known_output(job, state, validation) if has_known_output else None
     if known and distributed.is_main_process():
         save_known_output(known, files)
+    score = job.objective.inference_task.score(validation.probabilities.numpy(), validation.targets.numpy())
     result = FineTuneResult(
         run=files.folder,
         model=config.model,
@@ -240,7 +238,7 @@ def finish_run(
         broken=job.broken_images,
         seconds=round(state.seconds, 1),
         onnx=None,
-        val_map=None if is_single else _compute_mean_ap_interval(validation),
+        val_map=None if is_single else (score.value, score.low, score.high),
         probe_map=state.probe_map,
     )
     if not distributed.is_main_process():
@@ -266,9 +264,8 @@ def _export_best_network(
     files = job.files
     if distributed.world_size() > 1 or job.device.type != "cpu":
         return export_run(files.folder, files.onnx, network=custom_network, overwrite=overwrite, progress=progress)
-    images = [job.val_set.images[n] for n in validation.image_indices]
-    items = tuple(LabeledPath(image.path, image.label, image.labels) for image in images)
-    outputs = NetworkOutputs(items, validation.logits.numpy())
+    images = tuple(job.val_set.images[n] for n in validation.image_indices)
+    outputs = NetworkOutputs(images, validation.logits.numpy())
     trained = make_trained_run(files, job.network, weights=files.state if state.lower_layers_share else files.best)
     return export_trained_run(files, trained, files.onnx, outputs=outputs, overwrite=overwrite, progress=progress)
 
@@ -284,16 +281,10 @@ def _fit_known_output(job: TrainingJob, state: TrainingState, validation: Valida
     if state.best_epoch == 0 and state.prediction_set_thresholds:  # the closed-form head
         sets = PredictionSetThresholds("leave-one-out", len(train.labels), state.prediction_set_thresholds)
     else:
-        labels = job.val_set.labels[list(validation.image_indices)].numpy()
+        labels = validation.targets.numpy()
         thresholds = compute_conformal_thresholds(validation.probabilities.numpy(), labels)
         sets = PredictionSetThresholds("validation", len(labels), thresholds)
     return KnownOutput(score, job.model.head, InDistributionCalibration(KNOWN_SHARE, len(val.labels)), sets)
-
-
-def _compute_mean_ap_interval(validation: ValidationResult) -> tuple[float, float, float]:
-    """Return the mean average precision and the bounds of its 95 % interval."""
-    mean = average_precisions(validation.probabilities.numpy(), validation.targets.bool().numpy()).mean
-    return mean.value, mean.low, mean.high
 
 
 def _write_predictions(job: TrainingJob, validation: ValidationResult, *, overwrite: bool) -> None:
@@ -331,19 +322,17 @@ def write_suspect_labels(
         )
 
 
-def write_plots_and_report(run: Path, *, overwrite: bool, progress: Progress | None = None) -> Path | None:
-    """Write curves.png, report.html and, in a single-label run, confusion.png; return the path of report.html.
+def write_plots_and_report(run: Path, *, overwrite: bool, progress: Progress) -> None:
+    """Write curves.png, report.html and, in a single-label run, confusion.png.
 
-    If the extra `report` is not installed, log a warning, write nothing and return None.
+    If the extra `report` is not installed, log a warning and write nothing.
     """
-    progress = progress or NoProgress()
     try:
         from mlimages.reports import draw_run
     except MissingExtraError as error:
         logger.warning("cannot write the plots and report.html: %s", error)
-        return None
+        return
     progress.start("plots", 1, "page")
-    page = draw_run(run, overwrite=overwrite)
+    draw_run(run, overwrite=overwrite)
     progress.advance()
     progress.close()
-    return page

@@ -139,9 +139,7 @@ def fit_ridge(
     share = share_candidates[best]
     if is_all:
         return solvers[best].fit()
-    if not share:
-        return fit_ridge(features, labels, num_classes)
-    return _RidgeSolver(layers, labels, num_classes, lower_layers_share=share).fit()
+    return _RidgeSolver(layers if share else layers[:1], labels, num_classes, lower_layers_share=share).fit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +206,6 @@ class _RidgeSolver:
     ) -> None:
         self._layers, self._labels, self._num_classes = layers, labels, num_classes
         self._lower_layers_share = lower_layers_share
-        self._base = (
-            labels.mean(axis=0, dtype=np.float64)
-            if labels.ndim == 2
-            else np.bincount(labels, minlength=num_classes) / len(labels)
-        )
         self._mean = np.concatenate([layer.mean for layer in layers])  # (D,)
         num_lower = len(layers) - 1
         layer_shares = [1 - lower_layers_share, *[lower_layers_share / max(1, num_lower)] * num_lower]
@@ -220,6 +213,8 @@ class _RidgeSolver:
         self._is_dual = kernel_matrix is not None or len(labels) <= len(self._mean)
         starts = range(0, len(labels), CHUNK_IMAGES)
         self._chunks = [np.arange(start, min(start + CHUNK_IMAGES, len(labels))) for start in starts]
+        counts: Float64Array = np.sum([self._make_targets(rows).sum(axis=0) for rows in self._chunks], axis=0)
+        self._base = counts / len(labels)
         self._decompose(kernel_matrix)
         self._choice = np.random.default_rng(0).permutation(len(labels))[:MAX_PENALTY_IMAGES]
         compute_loo_scores, targets = self._prepare_leave_one_out(self._choice), self._make_targets(self._choice)
@@ -276,10 +271,6 @@ class _RidgeSolver:
         x *= self._factor
         return x
 
-    def _compute_left_singular_vectors(self, rows: Int64Array) -> Float64Array:
-        """Return the rows of U, the left singular vectors, at the indices `rows`, `(n, K)`."""
-        return self._vectors[rows] if self._is_dual else self._standardize_rows(rows) @ self._vectors
-
     def _make_targets(self, rows: Int64Array) -> Float64Array:
         """Return the one-hot or multi-hot targets `(n, classes)` of the images at the indices `rows`."""
         if self._labels.ndim == 2:
@@ -290,7 +281,8 @@ class _RidgeSolver:
 
     def _prepare_leave_one_out(self, rows: Int64Array) -> Callable[[float], Float64Array]:
         """Return a function that maps a penalty to the leave-one-out scores `(n, classes)` of the images at `rows`."""
-        targets, left_vectors = self._make_targets(rows), self._compute_left_singular_vectors(rows)
+        targets = self._make_targets(rows)
+        left_vectors = self._vectors[rows] if self._is_dual else self._standardize_rows(rows) @ self._vectors  # (n, K)
         squares = np.square(left_vectors)
 
         def compute_loo_scores(penalty: float) -> Float64Array:

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,26 +41,15 @@ PREFETCH_FACTOR = 32
 """Number of images that each thread decodes ahead."""
 
 
-@dataclass(frozen=True, slots=True)
-class DecodableImage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodableImage(LabeledPath):
     """An image that can be decoded, with its labels.
 
     Attributes:
-        path: path of the file.
-        label: class index; -1 if `labels` is set.
         digest: SHA-256 of the file, 32 bytes.
-        labels: class indices in a multi-label run, else None.
     """
 
-    path: Path
-    label: int
     digest: bytes
-    labels: tuple[int, ...] | None = None
-
-    @property
-    def class_indices(self) -> tuple[int, ...]:
-        """Indices of the classes of the image."""
-        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +58,16 @@ class PixelBatch:
 
     Attributes:
         pixels: uint8 `(N, H, W, C)`.
-        labels: labels of the images, in the form of `ImageSet.labels`.
         image_indices: index of each image in its set; images that can no longer be read are left out.
     """
 
     pixels: Tensor
-    labels: Tensor
     image_indices: tuple[int, ...]
 
 
 def choose_original_view(_: int) -> int:
     """Return 0, the number of the view without augmentation, for every image."""
     return 0
-
-
-def get_num_decoding_threads() -> int:
-    """Return the number of decoding threads: the available cores per training process on this machine."""
-    return max(1, count_available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def split_into_chunks(indices: Sequence[int], chunk_size: int) -> list[Sequence[int]]:
@@ -111,10 +92,10 @@ def decode_images(
     def decode(item: LabeledPath) -> tuple[DecodableImage | BrokenImage, Pixels | None]:
         digest = known.get(item.path)
         if digest and (store is None or digest in store):
-            return DecodableImage(item.path, item.label, digest, item.labels), None
+            return DecodableImage(item.path, item.label, item.labels, digest=digest), None
         try:
             data = read_bytes(item.path)
-            image = DecodableImage(item.path, item.label, hashlib.sha256(data).digest(), item.labels)
+            image = DecodableImage(item.path, item.label, item.labels, digest=hashlib.sha256(data).digest())
             is_stored = store is not None and image.digest in store
             return image, None if is_stored else load_pixels(data, image_property)
         except ImageError as error:
@@ -151,8 +132,9 @@ def decode_images_distributed(
     return [parts[index % len(parts)][index // len(parts)] for index in range(len(items))]
 
 
-def _make_decoding_threads(items: Sequence[LabeledPath | DecodableImage], prefetch_factor: int) -> ThreadPool:
-    threads = make_reader_pool(items[0].path if items else None, get_num_decoding_threads())
+def _make_decoding_threads(items: Sequence[LabeledPath], prefetch_factor: int) -> ThreadPool:
+    cores_per_process = count_available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    threads = make_reader_pool(items[0].path if items else None, max(1, cores_per_process))
     return replace(threads, prefetch_factor=prefetch_factor)
 
 
@@ -195,7 +177,7 @@ class ImageSet:
         for indices in index_batches:
             found = {index: pixels for index in indices if (pixels := next(views)) is not None}
             stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
-            yield PixelBatch(torch.from_numpy(stacked), self.labels[list(found)], tuple(found))
+            yield PixelBatch(torch.from_numpy(stacked), tuple(found))
 
     def _load_view(self, index: int, view_number: int) -> Pixels | None:
         """Return a view of an image, uint8 `(H, W, C)`; None if the image can no longer be decoded."""

@@ -44,7 +44,6 @@ from mlimages.networks import (
 from mlimages.reports import RunFiles, read_run, read_settings
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
-from mlimages.training.image_set import DecodableImage
 from mlimages.training.run import read_backend, require_same_preprocessing
 
 logger = logging.getLogger(__name__)
@@ -254,7 +253,7 @@ def read_labeled_splits(config: FineTuneConfig) -> LabeledSplits:
 
 
 def require_enough_images(
-    images: Iterable[LabeledPath | DecodableImage], class_names: ClassNames, *, min_images: int, image_kind: str = ""
+    images: Iterable[LabeledPath], class_names: ClassNames, *, min_images: int, image_kind: str = ""
 ) -> None:
     """Check that every class has enough training images.
 

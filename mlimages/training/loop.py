@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlimages.core import Progress, format_percent
+from mlimages.core import Progress, format_percent, mean_average_precision
 from mlimages.inference import MultiLabel
 from mlimages.training import distributed
 from mlimages.training.config import FineTuneConfig
 from mlimages.training.features import EVALUATION_BATCH_SIZE, Batch, BatchSource
-from mlimages.training.image_set import ChooseView, ImageSet, split_into_chunks
+from mlimages.training.image_set import ImageSet, split_into_chunks
 from mlimages.training.objective import Metrics, Objective
 
 LR_FROM_SCRATCH = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2}
@@ -27,9 +27,6 @@ LR_BELOW_HEAD = {"adamw": 7e-5, "adam": 7e-5, "sgd": 5e-3}
 
 WARMUP_RATIO = 0.1
 """Share of the steps used for warmup, in which the learning rate rises, if the weights are pretrained."""
-
-AutocastFactory = Callable[[], AbstractContextManager[object]]
-"""Returns a context for mixed precision, as `torch.autocast` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +127,12 @@ class Trainer:
         *,
         config: FineTuneConfig,
         objective: Objective,
-        autocast: AutocastFactory,
+        autocast: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self._network, self._source, self._autocast = network, source, autocast
         self._batch_size, self._seed = config.batch_size, config.seed
-        self._objective = objective
+        self._objective, self._is_multi_label = objective, isinstance(objective.inference_task, MultiLabel)
         self._forward: nn.Module = _LogitsModule(
             source, [p for group in optimizer.param_groups for p in group["params"]]
         )
@@ -163,24 +160,34 @@ class Trainer:
         torch.manual_seed(self._seed * 1_000_003 + epoch)  # a resumed run draws the same dropout masks
         order = np.random.default_rng([self._seed, epoch]).permutation(len(images)).tolist()
         self._network.train()
-        metrics = Metrics(0.0, 0, 0)
-        outputs = _EpochLogits(self._objective)
-        batches = self._source.batches(
-            images, order, batch_size=self._batch_size, choose_view=_make_view_chooser(epoch, num_views)
-        )
+        metrics, indices, logits = Metrics(0.0, 0, 0), list[int](), list[Tensor]()
+
+        def choose_view(image_index: int) -> int:  # successive epochs cycle through fixed views
+            return (epoch + image_index) % num_views if num_views else epoch + image_index
+
+        batches = self._source.batches(images, order, batch_size=self._batch_size, choose_view=choose_view)
         for step, batch in enumerate(batches, (epoch - 1) * self.schedule.steps_per_epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.get_lr(step)
-            of_batch, is_late = self._train_step(batch, deadline, outputs)
+            of_batch, batch_logits, is_late = self._train_step(batch, deadline)
             metrics += of_batch
+            if self._is_multi_label:  # its score cannot be summed over batches
+                logits.append(batch_logits)
+                indices += batch.image_indices
             progress.advance(of_batch.num_images, loss=f"{metrics.loss:.3f}", accuracy=format_percent(metrics.accuracy))
             if is_late or not math.isfinite(metrics.loss):
                 break
         distributed.broadcast_tensors(self._network.buffers())  # running statistics of batch norm
-        return replace(metrics, mean_ap=outputs.compute_mean_ap(images))
+        if not self._is_multi_label:
+            return metrics
+        found, rows = distributed.gather_rows(indices, {"logits": torch.cat(logits)})
+        mean_ap = mean_average_precision(rows["logits"].numpy(), images.labels[found].bool().numpy())
+        return replace(metrics, mean_ap=mean_ap)
 
-    def _train_step(self, batch: Batch, deadline: float, epoch_logits: _EpochLogits) -> tuple[Metrics, bool]:
-        """Take one optimizer step; return the metrics of the whole batch, and whether any process is past the deadline.
+    def _train_step(self, batch: Batch, deadline: float) -> tuple[Metrics, Tensor, bool]:
+        """Take one optimizer step.
+
+        Return the metrics of the whole batch, this process's logits, and whether any process is past the deadline.
 
         The gradient is that of the weighted mean loss of the whole batch. `DistributedDataParallel` averages the
         gradients of the processes, so each process multiplies the sum of its losses by the number of processes, and
@@ -198,7 +205,6 @@ class Trainer:
             logits = self._forward(*batch.inputs)[:count]  # (N, classes)
         loss, weight = self._objective.sum_losses_and_weights(logits.float(), batch.labels)
         correct = self._objective.count_correct(logits, batch.labels)
-        epoch_logits.add(batch, logits)
         is_late = time.monotonic() > deadline
         totals = distributed.all_reduce(
             torch.tensor([weight, loss.item(), correct, count, is_late], device=loss.device)
@@ -209,7 +215,7 @@ class Trainer:
         (loss * (distributed.world_size() / weight)).backward()
         if count:  # 0 if no image of the batch can be read any more
             self.optimizer.step()
-        return Metrics(loss_sum / weight, int(correct), int(count)), bool(is_late)
+        return Metrics(loss_sum / weight, int(correct), int(count)), logits.detach().float(), bool(is_late)
 
 
 class _LogitsModule(nn.Module):
@@ -222,36 +228,6 @@ class _LogitsModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Compute logits `(N, classes)`."""
         return self._source.compute_logits(inputs)
-
-
-def _make_view_chooser(epoch: int, num_views: int) -> ChooseView:
-    """Return a function that maps the index of an image to the number of its augmented view in an epoch.
-
-    If each image has `num_views` fixed views, successive epochs cycle through them. If `num_views` is 0, each epoch
-    uses a new view.
-    """
-    return lambda image_index: (epoch + image_index) % num_views if num_views else epoch + image_index
-
-
-class _EpochLogits:
-    """Collects the logits of an epoch in multi-label runs, whose score cannot be summed over batches."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective, self._image_indices = objective, list[int]()
-        self._logits: list[Tensor] | None = [] if isinstance(objective.inference_task, MultiLabel) else None
-
-    def add(self, batch: Batch, logits: Tensor) -> None:
-        """Store the logits `(N, classes)` of a batch; do nothing in a single-label run."""
-        if self._logits is not None:
-            self._logits.append(logits.detach().float())
-            self._image_indices += batch.image_indices
-
-    def compute_mean_ap(self, images: ImageSet) -> float | None:
-        """Return the mean average precision of the images of all processes; None in a single-label run."""
-        if self._logits is None:
-            return None
-        found, rows = distributed.gather_rows(self._image_indices, {"logits": torch.cat(self._logits)})
-        return self._objective.compute_score(rows["logits"], images.labels[found])
 
 
 def validate(network: nn.Module, source: BatchSource, images: ImageSet, objective: Objective) -> ValidationResult:

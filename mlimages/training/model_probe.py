@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from mlimages.core import DEFAULT_MODEL, InputError, ModelError, NoProgress, Progress, check_at_least, check_seed
 from mlimages.labels import LabelFile, open_labels
@@ -85,7 +84,8 @@ def probe_models(
         except ModelError as error:
             unavailable[name] = str(error)
             continue
-        scores.append(ModelScore(probe, _measure_cpu_time_ms(model), _estimate_onnx_size_mb(model.network)))
+        num_values = sum(tensor.numel() for tensor in model.network.state_dict().values())
+        scores.append(ModelScore(probe, _measure_cpu_time_ms(model), onnx_mb=4 * num_values / 1e6))  # float32
     if not scores:
         raise ModelError("; ".join(f"{name}: {reason}" for name, reason in unavailable.items()))
     return ModelScores(sort_best_first(scores), unavailable)
@@ -101,8 +101,3 @@ def _measure_cpu_time_ms(model: Model) -> float:
             model.network(images)
             times.append(time.process_time() - start)
     return 1000 * statistics.median(times[1:]) / TIMED_BATCH_SIZE
-
-
-def _estimate_onnx_size_mb(network: nn.Module) -> float:
-    """Return the approximate size of the .onnx file in MB (10**6 bytes): float32 parameters and buffers."""
-    return 4 * float(sum(tensor.numel() for tensor in network.state_dict().values())) / 1e6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,29 +50,6 @@ class Metrics:
         return Metrics(loss, self.num_correct + other.num_correct, count)
 
 
-class Objective(Protocol):
-    """Loss function and score of a run; targets are labels in the form of `ImageSet.labels`."""
-
-    @property
-    def inference_task(self) -> Task:
-        """`SingleLabel` or `MultiLabel`, which turns the logits into probabilities and predictions."""
-
-    def sum_losses_and_weights(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-        """Return the sum of the weighted losses of the images, and the sum of the images' weights."""
-
-    def count_correct(self, logits: Tensor, targets: Tensor) -> int:
-        """Return the number of images that are predicted correctly."""
-
-    def compute_probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probabilities `(N, classes)`."""
-
-    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
-        """Return the accuracy or the mean average precision, 0..1, by which epochs are compared."""
-
-    def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
-        """Return the metrics of validation images, without class weights and label smoothing."""
-
-
 class CrossEntropy:
     """Cross-entropy loss and accuracy, for one class per image.
 
@@ -94,19 +70,20 @@ class CrossEntropy:
         self._loss = nn.CrossEntropyLoss(weights, label_smoothing=config.label_smoothing, reduction="sum")
 
     def sum_losses_and_weights(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+        """Return the sum of the weighted losses of the images, and the sum of the images' weights."""
         weights = self._loss.weight
         return self._loss(logits, targets), len(targets) if weights is None else float(weights[targets].sum())
 
     def count_correct(self, logits: Tensor, targets: Tensor) -> int:
+        """Return the number of images that are predicted correctly."""
         return int((logits.argmax(1) == targets).sum())
 
     def compute_probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities `(N, classes)`."""
         return logits.softmax(1)
 
-    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
-        return self.count_correct(probabilities, targets) / max(1, len(targets))
-
     def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
+        """Return the metrics of validation images, without class weights and label smoothing."""
         loss = float(functional.cross_entropy(logits, targets))
         return Metrics(loss, self.count_correct(logits, targets), len(targets))
 
@@ -141,13 +118,14 @@ class BinaryCrossEntropy:
     def compute_probabilities(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
-    def compute_score(self, probabilities: Tensor, targets: Tensor) -> float:
-        return mean_average_precision(probabilities.numpy(), targets.bool().numpy())
-
     def compute_metrics(self, logits: Tensor, targets: Tensor) -> Metrics:
         loss = float(functional.binary_cross_entropy_with_logits(logits, targets))
-        mean_ap = self.compute_score(self.compute_probabilities(logits), targets)
+        mean_ap = mean_average_precision(self.compute_probabilities(logits).numpy(), targets.bool().numpy())
         return Metrics(loss, self.count_correct(logits, targets), len(targets), mean_ap)
+
+
+Objective = CrossEntropy | BinaryCrossEntropy
+"""Loss function and score of a run; targets are labels in the form of `ImageSet.labels`."""
 
 
 def make_objective(config: FineTuneConfig, targets: Tensor, num_classes: int, device: torch.device) -> Objective:

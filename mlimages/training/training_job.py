@@ -14,7 +14,6 @@ from torch import nn
 
 from mlimages.core import (
     BrokenImage,
-    LabeledPath,
     Normalization,
     Preprocessing,
     Progress,
@@ -100,11 +99,6 @@ class TrainingJob:
         """The device of the network's parameters."""
         return next(self.network.parameters()).device
 
-    @property
-    def trains_below_head(self) -> bool:
-        """Whether layers below the head are trained."""
-        return _trains_below_head(self.model)
-
     def without_lower_head(self) -> TrainingJob:
         """Return a copy of this job whose model has no `LowerLayersHead`; both jobs use the same cached features."""
         if self.model is not self.model_without_lower_head:
@@ -120,12 +114,7 @@ class TrainingJob:
 def prepare_run_folder(
     config: FineTuneConfig, files: RunFiles, inputs: TrainingInputs, images: DecodedSplits
 ) -> Preprocessing:
-    """Write the first files of a new run, or the number of epochs of a resumed run; return the stored preprocessing.
-
-    Args:
-        inputs: the network, and paths and labels of the images.
-        images: the decoded images.
-    """
+    """Write the first files of a new run, or the number of epochs of a resumed run; return the stored preprocessing."""
     if distributed.is_main_process():
         if inputs.is_resumed:
             _update_num_epochs(config, files)
@@ -155,8 +144,7 @@ def _write_run_folder(config: FineTuneConfig, files: RunFiles, inputs: TrainingI
             np.save(out, inputs.mean_image, allow_pickle=False)
     write_text_output(files.classes, "".join(f"{name}\n" for name in names), overwrite=True)
     for path, part_images in ((files.train, images.train), (files.val, images.val)):
-        items = [LabeledPath(each.path, each.label, each.labels) for each in part_images]
-        write_label_output(path, items, names, overwrite=True)
+        write_label_output(path, part_images, names, overwrite=True)
 
 
 def _resolve_normalization(
@@ -198,15 +186,7 @@ def build_training_job(
     device: torch.device,
     progress: Progress,
 ) -> TrainingJob:
-    """Return a job that is ready to train: network on the device, features of the frozen part cached if they fit.
-
-    Args:
-        inputs: the network, and paths and labels of the images.
-        images: the decoded images.
-        preprocessing: preprocessing of the images.
-        device: device to train on.
-        progress: shows the number of images processed.
-    """
+    """Return a job that is ready to train: network on the device, features of the frozen part cached if they fit."""
     frozen, image = inputs.frozen_layers, preprocessing.image
     model = _add_lower_head_if_possible(config, inputs.model, len(images.train))
     network = model.network.to(device).to(memory_format=torch.channels_last)
@@ -281,11 +261,11 @@ def _add_lower_head_if_possible(config: FineTuneConfig, model: Model, num_images
 def _make_augmenter(config: FineTuneConfig, model: Model) -> Augmenter | None:
     strength = config.augment
     if strength == "auto":
-        strength = "light" if model.pretrained and _trains_below_head(model) else "none"
+        strength = "light" if model.pretrained and trains_below_head(model) else "none"
     return Augmenter(strength, config.rotate_deg, config.seed) if strength != "none" or config.rotate_deg else None
 
 
-def _trains_below_head(model: Model) -> bool:
+def trains_below_head(model: Model) -> bool:
     """Return whether a parameter outside the heads is trained."""
     lower_head = find_lower_layers_head(model.network)
     return any(

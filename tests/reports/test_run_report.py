@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mlimages import reports
-from mlimages.core import RunError, make_install_command
+from mlimages.core import NoProgress, RunError, make_install_command
 from mlimages.inference import OnnxBundle
 from mlimages.reports import SuspectLabel, draw_run, plots, read_run, run_page, write_suspects
 from mlimages.reports.plots import plot_curves
@@ -243,5 +243,6 @@ def test_without_the_extra_a_run_ends_all_the_same_and_says_so(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in ("draw_run", "pages", "plots", "run_page"):
         monkeypatch.delattr(reports, name, raising=False)
-    assert finish.write_plots_and_report(run, overwrite=False) is None
+    finish.write_plots_and_report(run, overwrite=False, progress=NoProgress())
+    assert not (run / "report.html").exists()
     assert make_install_command("report") in caplog.text

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from mlimages.core import ImageProperty, InputError, Normalization, Preprocessing
@@ -24,16 +24,14 @@ from mlimages.networks import (
     wrap_network,
 )
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
-from mlimages.training.training_job import _trains_below_head
+from mlimages.training.training_job import trains_below_head
 from tests.training.conftest import COLOURS, draw
 
 pytestmark = pytest.mark.train
 
 
 @pytest.fixture
-def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
-    network = build_model("cifar10_cnn", num_classes=10, weights="none", seed=9).network
-    save_file(network.state_dict(), tmp_path / "w.safetensors")
+def config(colours: Path, pretrained: Path, tmp_path: Path) -> FineTuneConfig:
     for number in range(24):  # enough to set the threshold of `known`
         draw(tmp_path / "val" / f"{number}.png", list(COLOURS.values())[number % 3], seed=1000 + number)
     (tmp_path / "val.txt").write_text("".join(f"val/{number}.png {number % 3}\n" for number in range(24)))
@@ -43,7 +41,7 @@ def config(colours: Path, tmp_path: Path) -> FineTuneConfig:
         tmp_path / "run",
         val=tmp_path / "val.txt",
         model="cifar10_cnn",
-        weights=str(tmp_path / "w.safetensors"),
+        weights=str(pretrained),
         head="all-depths",
         epochs=2,
         lr=0.01,
@@ -121,7 +119,7 @@ def test_a_module_of_the_same_name_is_a_layer_like_any_other(own: nn.Module) -> 
     assert find_lower_layers_head(model.network) is None
     assert add_lower_layers_head(model) is None
     freeze(model, "second")
-    assert _trains_below_head(model) == isinstance(own, nn.Conv2d)
+    assert trains_below_head(model) == isinstance(own, nn.Conv2d)
 
 
 @pytest.mark.parametrize("own", [(2, 2), nn.Parameter(torch.ones(1)), torch.ones(1)])

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from mlimages.inference import MultiLabel, SingleLabel
@@ -32,7 +31,6 @@ def test_cross_entropy_is_that_of_torch(smoothing: float) -> None:
     assert (float(total) / weight, weight) == (pytest.approx(float(expected)), 5)
     assert objective.compute_probabilities(LOGITS).numpy() == pytest.approx(LOGITS.softmax(1).numpy())
     assert objective.count_correct(LOGITS, CLASSES) == 3
-    assert objective.compute_score(objective.compute_probabilities(LOGITS), CLASSES) == 0.6
     plain = functional.cross_entropy(LOGITS, CLASSES)
     assert objective.compute_metrics(LOGITS, CLASSES) == Metrics(float(plain), 3, 5)
 
@@ -97,9 +95,3 @@ def test_metrics_of_two_sets_are_those_of_both_together() -> None:
     assert (none.accuracy, (none + whole).loss) == (0.0, pytest.approx(whole.loss))
     assert (Metrics(0.5, 1, 4).score, Metrics(0.5, 1, 4, 0.75).score) == (0.25, 0.75)
     assert (Metrics(0.5, 1, 4, 0.75) + Metrics(0.5, 1, 4, 0.75)).mean_ap is None
-    empty: Tensor = torch.empty(0, dtype=torch.int64)
-    objective = CrossEntropy(config(), CLASSES, 3, CPU)
-    assert [objective.compute_score(LOGITS[:1], CLASSES[:1]), objective.compute_score(torch.empty(0, 3), empty)] == [
-        1.0,
-        0.0,
-    ]
