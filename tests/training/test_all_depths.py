@@ -25,7 +25,7 @@ from mlimages.networks import (
 )
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from mlimages.training.training_job import trains_below_head
-from tests.training.conftest import COLOURS, draw
+from tests.training.conftest import COLOURS, config_for, draw
 
 pytestmark = pytest.mark.train
 
@@ -36,16 +36,8 @@ def config(colours: Path, pretrained: Path, tmp_path: Path) -> FineTuneConfig:
         draw(tmp_path / "val" / f"{number}.png", list(COLOURS.values())[number % 3], seed=1000 + number)
     (tmp_path / "val.txt").write_text("".join(f"val/{number}.png {number % 3}\n" for number in range(24)))
     (tmp_path / "val_class_def.txt").write_text((tmp_path / "labels_class_def.txt").read_text())
-    return FineTuneConfig(
-        colours,
-        tmp_path / "run",
-        val=tmp_path / "val.txt",
-        model="cifar10_cnn",
-        weights=str(pretrained),
-        head="all-depths",
-        epochs=2,
-        lr=0.01,
-    )
+    options = {"val": tmp_path / "val.txt", "weights": str(pretrained), "freeze": "auto", "head": "all-depths"}
+    return config_for(colours, epochs=2, lr=0.01, **options)
 
 
 def test_the_exported_file_the_checkpoint_and_the_resumed_run_are_one_classifier(config: FineTuneConfig) -> None:

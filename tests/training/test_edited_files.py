@@ -106,12 +106,14 @@ def test_an_export_into_the_run_folder_replaces_no_edited_file(name: str, run: P
     assert (run / name).read_bytes() == MINE
 
 
-@pytest.mark.parametrize("name", ["log.txt", "model.onnx.data", "report.html", "train_class_def.txt"])
+@pytest.mark.parametrize(
+    "name", ["log.txt", "model.onnx", "model.onnx.data", "report.html", "train.txt", "train_class_def.txt"]
+)
 def test_a_run_does_not_start_in_a_folder_with_a_persons_file_of_that_name(
     name: str, finished: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / name).write_bytes(MINE)
-    with pytest.raises(InputError, match=f"is not a run folder and contains {name}"):
+    with pytest.raises(InputError, match=f"not a run folder and contains {name}: choose another output folder with -o"):
         fine_tune(replace(config_for(finished), out=tmp_path / "new"))
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]

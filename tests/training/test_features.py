@@ -173,7 +173,7 @@ def test_two_networks_of_equal_tensors_do_not_share_features(colours: Path, twin
         assert "frozen part" in stages_of(replace(config, out=colours.parent / name.removeprefix("timm:")))
         (store,) = set(cache_dir("features").iterdir()) - {folder for folder, _ in rows}
         rows.append((store, ArrayStore(store, (1024,), np.float32)))
-    digests = [image_digest(item.path) for item in LabelFile(colours)]
+    digests = [hashlib.sha256(item.path.read_bytes()).digest() for item in LabelFile(colours)]
     first, second = (store.read_rows(digests) for _, store in rows)
     assert np.abs(first - second).max() > 1e-3 * np.abs(first).max()
 
@@ -184,10 +184,6 @@ def test_a_probe_of_two_networks_of_equal_tensors_does_not_share_features(colour
         probe_layers(LabelFile(colours), model=name, weights=twin_weights, size=32, progress=progress)
         assert "forward" in progress.stages
         assert len(list(cache_dir("probe").iterdir())) == number
-
-
-def image_digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def test_whatever_decides_the_features_decides_the_name_of_their_cache() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,13 +23,10 @@ from mlimages.core import (
     Normalization,
     Prediction,
     Preprocessing,
-    RunError,
     write_text_output,
 )
-from mlimages.images import load_pixels
 from mlimages.inference import OnnxBundle, Predictor, evaluate
 from mlimages.labels import LabelFile
-from mlimages.networks import Normalize, build_model
 from mlimages.reports import draw_run, read_run
 from mlimages.training import FineTuneConfig, FineTuneResult, export_run, fine_tune, load_run
 from mlimages.training.run import EpochMetrics
@@ -66,21 +61,6 @@ def test_a_run_leaves_all_that_its_folder_promises(colours: Path) -> None:
     assert "epoch 6" in (run / "log.txt").read_text()
 
 
-def test_the_best_checkpoint_read_back_says_what_the_run_says_it_said(colours: Path) -> None:
-    result = fine_tune(config_for(colours), export=False)
-    loaded = load_run(result.run)
-    assert not loaded.network.training
-    assert loaded.results["val_accuracy"] == result.val_accuracy
-    plain = build_model("cifar10_cnn", num_classes=3, weights=result.run / "best.safetensors").network
-    with (result.run / "val_predictions.csv").open() as lines:
-        rows = list(csv.DictReader(lines))
-    pixels = [load_pixels(result.run / row["path"], loaded.preprocessing.image) for row in rows]
-    x = Normalize(loaded.preprocessing.normalization)(torch.from_numpy(np.stack(pixels)))
-    expected = torch.tensor([[float(row[name]) for name in COLOURS] for row in rows])
-    assert torch.allclose(loaded.network(x).softmax(1), expected, atol=1e-6)
-    assert torch.equal(plain(x), loaded.network(x))
-
-
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(colours: Path) -> None:
     config = config_for(colours, epochs=2, augment="light")
     weights = []
@@ -89,13 +69,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(colours: P
         weights.append(load_file(colours.parent / f"run{number}" / "last.safetensors"))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not torch.equal(weights[0]["fc6.weight"], weights[2]["fc6.weight"])
-
-
-def test_a_broken_image_is_named_and_left_out(colours: Path) -> None:
-    (colours.parent / "set" / "red" / "03.png").write_bytes(b"<!doctype html>")
-    result = fine_tune(config_for(colours, epochs=1), export=False)
-    assert [(Path(each.path).name, each.fault) for each in result.broken] == [("03.png", "not-an-image")]
-    assert result.train_images + result.val_images == 35
 
 
 def test_images_that_turn_bad_while_training_do_not_end_it(colours: Path) -> None:
@@ -178,19 +151,6 @@ def test_one_image_of_each_class_suffices_where_validation_images_are_given(colo
     assert answer.known is not None
 
 
-def test_a_folder_with_another_run_in_it_is_not_written_over(colours: Path) -> None:
-    fine_tune(config_for(colours, epochs=1), export=False)
-    with pytest.raises(RunError, match="batch_size was 32 and is now 8"):
-        fine_tune(config_for(colours, epochs=1, batch_size=8), export=False)
-
-
-def test_what_the_application_logs_stays_as_it_was(colours: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        fine_tune(config_for(colours, epochs=1), export=False)
-    assert not [record for record in caplog.records if record.levelno < logging.WARNING]
-    assert logging.getLogger("mlimages").handlers == []
-
-
 def test_at_the_terminal_stands_what_changes_a_run_and_not_each_image_or_pillows_remarks(tmp_path: Path) -> None:
     code = (
         "import logging, warnings; from mlimages.cli.main import _global_options\n"
@@ -266,6 +226,9 @@ def assert_same_files(one: Path, other: Path) -> None:
     assert (settings[0], rows[0]) == (settings[1], rows[1])
 
 
+PREPROCESSING = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
 class Small(nn.Sequential):
     """A network of one's own, which loads only tensors of its version, as torchvision's MNASNet does."""
 
@@ -284,17 +247,16 @@ class Small(nn.Sequential):
 
 
 def test_a_network_of_ones_own_is_trained_as_one_by_name(colours: Path) -> None:
-    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
     config = FineTuneConfig(colours, colours.parent / "run", epochs=6, lr=0.05, optimizer="sgd", schedule="none")
     torch.manual_seed(0)
     network = Small()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    result = fine_tune(config, network=network, preprocessing=preprocessing)
+    result = fine_tune(config, network=network, preprocessing=PREPROCESSING)
     assert (result.model, result.freeze, result.val_accuracy > 0.6) == ("Small", "none", True)
     assert result.onnx is not None
     trained = load_file(result.run / "best.safetensors")
     assert not torch.equal(trained["0.weight"], before["0.weight"])
-    assert fine_tune(config, network=Small(), preprocessing=preprocessing).val_accuracy == result.val_accuracy
+    assert fine_tune(config, network=Small(), preprocessing=PREPROCESSING).val_accuracy == result.val_accuracy
     with pytest.raises(ModelError, match="unknown model 'Small': if this is a custom network, pass it in Python"):
         load_run(result.run)
     assert OnnxBundle.read(result.run).provenance.command == ""
@@ -306,9 +268,6 @@ def network_with(first: int = 8, *, layers: int = 5) -> nn.Sequential:
     """A network with batch norm, of which the width of the first layer and the number of layers can be chosen."""
     parts = (nn.Conv2d(3, first, 5, stride=2), nn.BatchNorm2d(first), nn.ReLU(), nn.Conv2d(first, 8, 3), nn.ReLU())
     return nn.Sequential(*parts[:layers], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
-
-
-PREPROCESSING = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
 @pytest.mark.parametrize("other", [{"first": 6}, {"layers": 3}, {"layers": 2}], ids=str)
@@ -366,13 +325,12 @@ class OfItsContents(Small):
 
 
 def test_a_run_whose_network_cannot_be_exported_keeps_its_results(colours: Path) -> None:
-    preprocessing = Preprocessing(ImageProperty(32), Normalization(mean=(0.5,) * 3, std=(0.5,) * 3))
     config, run = FineTuneConfig(colours, colours.parent / "run", epochs=1), colours.parent / "run"
     for _ in range(2):  # also of the finished run
         with pytest.raises(ExportError, match=r"PyTorch cannot convert OfItsContents to ONNX \(.+\): use the weights"):
-            fine_tune(config, network=OfItsContents(), preprocessing=preprocessing)
+            fine_tune(config, network=OfItsContents(), preprocessing=PREPROCESSING)
     assert not (run / "model.onnx").exists()
-    result = fine_tune(config, network=OfItsContents(), preprocessing=preprocessing, export=False)
+    result = fine_tune(config, network=OfItsContents(), preprocessing=PREPROCESSING, export=False)
     assert (result.onnx, result.val_images, result.epochs) == (None, 7, 1)
     assert draw_run(run).exists()
     assert load_run(run, network=OfItsContents()).class_names == tuple(COLOURS)
@@ -395,7 +353,6 @@ def test_the_same_command_finishes_an_export_that_was_killed(exported: FineTuneR
 def test_the_recipes_of_tutorials_are_settings(colours: Path, optimizer: str) -> None:
     config = config_for(colours, optimizer=optimizer, lr=0.01, schedule="exponential:0.5", epochs=2)
     fine_tune(config, export=False)
-    with (config.out / "metrics.csv").open() as lines:
-        assert [float(row["lr"]) for row in csv.DictReader(lines)] == [0.01, 0.005]
+    assert [float(row["lr"]) for row in read_metrics(config.out)] == [0.01, 0.005]
     with pytest.raises(InputError, match=r"unknown schedule 'step:1.5:0.1': use cosine, exponential:0.97, step:30:0.1"):
         config_for(colours, schedule="step:1.5:0.1")

@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mlimages.training.head import (
     CHUNK_IMAGES,
@@ -44,36 +44,30 @@ def standardized(blocks: list[NDArray[np.float64]], fit: RidgeFit) -> NDArray[np
     return np.concatenate(parts, axis=1)
 
 
+def left_out_scores(x: NDArray[np.float64], targets: NDArray[np.floating], penalties: ArrayLike) -> NDArray[np.float64]:
+    """The scores of each image by fits without it, `(penalties, N, classes)`."""
+    scores = np.empty((np.size(penalties), *targets.shape))
+    for index in range(len(x)):
+        keep = np.arange(len(x)) != index
+        mean, base = x[keep].mean(0), targets[keep].mean(0)
+        centred = x[keep] - mean
+        grams = centred.T @ centred + np.reshape(penalties, (-1, 1, 1)) * np.eye(x.shape[1])
+        scores[:, index] = base + (x[index] - mean) @ np.linalg.solve(grams, (centred.T @ (targets[keep] - base))[None])
+    return scores
+
+
 @pytest.mark.parametrize("widths", [(5,), (60,), (4, 3, 5), (20, 30, 10)], ids=str)
 def test_leaving_one_out_in_closed_form_is_leaving_it_out(widths: tuple[int, ...]) -> None:
     blocks = [blobs(40, width, seed=number)[0] for number, width in enumerate(widths)]
     labels = blobs(40, 1)[1]
     fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], share_candidates=LOWER_LAYERS_SHARES[1:])
     assert (fit.penalty in PENALTIES, fit.lower_layers_share in LOWER_LAYERS_SHARES[1:]) == (True, len(widths) > 1)
-    x, targets = standardized(blocks, fit), np.eye(3)[labels]
-    for index in range(40):
-        keep = np.arange(40) != index
-        mean, base = x[keep].mean(0), targets[keep].mean(0)
-        gram = (x[keep] - mean).T @ (x[keep] - mean) + fit.penalty * np.eye(x.shape[1])
-        scores = base + (x[index] - mean) @ np.linalg.solve(gram, (x[keep] - mean).T @ (targets[keep] - base))
-        logs = np.log(fit.loo_probabilities[index].astype(np.float64))  # the softmax of scale * scores
-        spread = (logs - logs.mean()) / (scores - scores.mean())
-        assert spread == pytest.approx(spread[0], rel=1e-2)
+    scores = left_out_scores(standardized(blocks, fit), np.eye(3)[labels], fit.penalty)[0]
+    logs = np.log(fit.loo_probabilities.astype(np.float64))  # the softmax of scale * scores
+    spread = (logs - logs.mean(1, keepdims=True)) / (scores - scores.mean(1, keepdims=True))
+    assert spread == pytest.approx(np.repeat(spread[:, :1], 3, axis=1), rel=1e-2)
     correct = fit.head.compute_probabilities(np.concatenate(blocks, axis=1)).argmax(axis=1) == labels
     assert correct.mean() >= (fit.loo_probabilities.argmax(axis=1) == labels).mean()
-
-
-def left_out_errors(x: NDArray[np.float64], targets: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean squared error of leaving each image out, by penalty, from as many fits."""
-    errors = np.zeros(len(PENALTIES))
-    for index in range(len(x)):
-        keep = np.arange(len(x)) != index
-        mean, base = x[keep].mean(0), targets[keep].mean(0)
-        centred = x[keep] - mean
-        grams = centred.T @ centred + PENALTIES[:, None, None] * np.eye(x.shape[1])
-        scores = base + (x[index] - mean) @ np.linalg.solve(grams, (centred.T @ (targets[keep] - base))[None])
-        errors += np.square(scores - targets[index]).mean(axis=1)
-    return errors
 
 
 @pytest.mark.parametrize("widths", [(5,), (60,), (4, 3, 5)], ids=str)
@@ -83,10 +77,9 @@ def test_penalty_and_share_have_the_least_error_of_leaving_one_out(widths: tuple
     blocks[0][:, 0] += labels
     fit = fit_ridge(blocks[0], labels, 3, lower_features=blocks[1:], share_candidates=LOWER_LAYERS_SHARES[1:])
     shares = LOWER_LAYERS_SHARES[1:] if len(widths) > 1 else (0.0,)
-    errors = [
-        left_out_errors(standardized(blocks, replace(fit, lower_layers_share=share)), np.eye(3)[labels])
-        for share in shares
-    ]
+    targets = np.eye(3)[labels]
+    features = [standardized(blocks, replace(fit, lower_layers_share=share)) for share in shares]
+    errors = [np.square(left_out_scores(x, targets, PENALTIES) - targets).mean(axis=(1, 2)) for x in features]
     share, penalty = np.unravel_index(np.argmin(errors), np.shape(errors))
     assert (fit.lower_layers_share, fit.penalty) == (shares[share], PENALTIES[penalty])
     assert 0 < penalty < len(PENALTIES) - 1

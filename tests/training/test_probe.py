@@ -10,9 +10,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from torch import nn
-from typer.testing import CliRunner
 
-from mlimages.cli import main as cli
 from mlimages.core import InputError, ModelError, Proportion, cache_dir, wilson_interval
 from mlimages.labels import LabelFile, label_dir_auto
 from mlimages.networks import CutPoint, FeatureHooks, build_model, find_cut_points
@@ -20,10 +18,7 @@ from mlimages.reports import LayerScore, ModelScore, ModelScores, ProbeResult, s
 from mlimages.reports import format_probe as lines_of
 from mlimages.training import extract_features, probe_layers, probe_models, probing
 from mlimages.training.head import fit_ridge
-
-
-def names_of(model: str) -> list[str]:
-    return [cut.last_layer for cut in find_cut_points(build_model(model, num_classes=3, weights="none"))]
+from tests.conftest import RunCli
 
 
 @pytest.mark.parametrize(
@@ -37,7 +32,8 @@ def names_of(model: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_the_cuts_are_the_layers_that_people_name(model: str, cuts: list[str]) -> None:
-    assert names_of(model) == cuts
+    network = build_model(model, num_classes=3, weights="none")
+    assert [cut.last_layer for cut in find_cut_points(network)] == cuts
 
 
 def test_a_cut_gives_what_the_next_layer_takes_in_averaged_over_positions() -> None:
@@ -66,22 +62,15 @@ class Windows(nn.Module):
         return y
 
 
-def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_an_image() -> None:
+def test_the_features_of_a_layer_that_takes_windows_are_averaged_over_those_of_an_image_of_the_last_batch() -> None:
     x, network = torch.rand(3, 3, 8, 8), Windows()
     cuts = (CutPoint("input", "inner", 3), CutPoint("inner", "head", 5))
     with FeatureHooks(network, cuts) as hooks, torch.no_grad():
+        network(torch.rand(2, 3, 8, 8))
         network(x)
         rows = hooks.collect_features()
         assert torch.allclose(rows[:, :3], x.mean(dim=(2, 3)), atol=1e-6)
         assert torch.allclose(rows[:, 3:], network.inner(x).mean(dim=(2, 3)), atol=1e-6)
-
-
-def test_the_features_are_those_of_the_last_batch() -> None:
-    x, network = torch.rand(2, 3, 8, 8), Windows()
-    with FeatureHooks(network, (CutPoint("inner", "head", 5),)) as hooks, torch.no_grad():
-        network(torch.rand(3, 3, 8, 8))
-        network(x)
-        assert torch.allclose(hooks.collect_features(), network.inner(x).mean(dim=(2, 3)), atol=1e-6)
 
 
 def test_a_layer_that_takes_a_table_of_positions_is_no_cut() -> None:
@@ -228,33 +217,29 @@ def test_leave_one_out_on_features_without_information_stays_below_guessing_on_b
     assert (fit.loo_probabilities.argmax(axis=1) == labels).sum() == 0
 
 
-def test_the_command_prints_tables_and_draws_a_plot(
-    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    words = ["probe", str(stripes.path), "--model", "lenet5", "--weights", "none", "--size", "28", "--gray"]
-    done = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+def test_the_command_prints_tables_and_draws_a_plot(stripes: LabelFile, tmp_path: Path, invoke_cli: RunCli) -> None:
+    words = ["probe", stripes.path, "--model", "lenet5", "--weights", "none", "--size", "28", "--gray"]
+    done = invoke_cli(*words)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stdout.count("#") > 50
-    told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+    told = json.loads(invoke_cli(*words, "--json").stdout)
     assert f"--model lenet5 --weights none --size 28 --gray --freeze {told['freeze']}" in done.stderr
     with Image.open(tmp_path / "probe.png") as plot:
         assert min(plot.size) > 300
 
 
 def test_several_networks_are_compared_and_an_unavailable_one_is_a_line(
-    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stripes: LabelFile, tmp_path: Path, invoke_cli: RunCli
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     models = [word for name in ("lenet5", "mnist_cnn", "nosuch") for word in ("--model", name)]
-    done = CliRunner().invoke(cli.app, ["probe", str(stripes.path), *models], catch_exceptions=False)
+    done = invoke_cli("probe", stripes.path, *models)
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert {"lenet5", "mnist_cnn"} < rows.keys()
     assert rows["nosuch:"].startswith("nosuch: unknown model 'nosuch'")
     assert f"--model {done.stdout.splitlines()[1].split()[0]} --freeze" in done.stderr
     assert (tmp_path / "probe.png").stat().st_size > 5000
-    with pytest.raises(InputError, match="--weights cannot be combined with more than one --model"):
-        CliRunner().invoke(cli.app, ["probe", str(stripes.path), *models, "--weights", "none"], catch_exceptions=False)
+    refused = invoke_cli("probe", stripes.path, *models, "--weights", "none", check=False)
+    assert "--weights cannot be combined with more than one --model" in refused.stderr
 
 
 def test_what_another_network_does_better_in_every_respect_is_named() -> None:
@@ -273,13 +258,12 @@ def test_what_another_network_does_better_in_every_respect_is_named() -> None:
 
 
 def test_features_are_written_for_a_classifier_of_ones_own(
-    stripes: LabelFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stripes: LabelFile, tmp_path: Path, invoke_cli: RunCli
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "images/wide/broken.png").write_bytes(b"GIF89a")
     labels = label_dir_auto(tmp_path / "images").labels.write(tmp_path / "all.txt")
-    words = ["features", str(labels.path), "--model", "lenet5", "--layer", "conv1"]
-    told = json.loads(CliRunner().invoke(cli.app, [*words, "--json"], catch_exceptions=False).stdout)
+    words = ["features", labels.path, "--model", "lenet5", "--layer", "conv1"]
+    told = json.loads(invoke_cli(*words, "--json").stdout)
     assert (told["images"], told["columns"], told["layer"]) == (42, 6, "conv1")
     with np.load("features.npz") as arrays:
         assert (arrays["features"].dtype, arrays["features"].shape) == (np.float32, (42, 6))

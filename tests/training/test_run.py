@@ -159,14 +159,10 @@ def test_whole_networks_are_written_every_ten_minutes_at_least(colours: Path, mo
     kill_at(monkeypatch, "save_state", call=2, before=True)
     with pytest.raises(Killed):
         fine_tune(config, export=False)
-    plain = build_model("cifar10_cnn", num_classes=3, weights=config.out / "last.safetensors").network
-    assert all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in load_state_tensors(config.out).items())
-
-
-def load_state_tensors(run: Path) -> dict[str, torch.Tensor]:
-    state = load_state(RunFiles(run))
+    plain = build_model("cifar10_cnn", num_classes=3, weights=config.out / "last.safetensors").network.state_dict()
+    state = load_state(RunFiles(config.out))
     assert state is not None
-    return dict(state.trained_tensors)
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in state.trained_tensors.items())
 
 
 def test_networks_with_tied_weights_and_every_kind_of_numbers_are_saved_whole(tmp_path: Path) -> None:
@@ -272,6 +268,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "model": ({"model": "cifar10"}, "unknown model 'cifar10'"),
     "size": ({"size": 3}, "does not support 3 x 3 px"),
     "val": ({"val": Path("nowhere.txt")}, "nowhere.txt"),
+    "out": ({"out": Path("labels.txt")}, "labels.txt is a file: choose another output folder with -o"),
 }
 
 
@@ -290,20 +287,6 @@ def test_what_needs_no_image_is_refused_before_one_is_read_and_leaves_nothing(
     with pytest.raises(MlimagesError, match=re.escape(message)):
         fine_tune(config_for(colours, **options))
     assert sorted(colours.parent.rglob("*")) == before
-
-
-def test_a_folder_is_not_written_over_that_is_not_a_run(colours: Path) -> None:
-    for name in ("train.txt", "model.onnx", "report.html"):
-        out = colours.parent / name.partition(".")[0]
-        out.mkdir()
-        (out / name).write_text("a person's own")
-        with pytest.raises(
-            InputError, match=f"not a run folder and contains {name}: choose another output folder with -o"
-        ):
-            fine_tune(config_for(colours, out=out))
-        assert [path.name for path in out.iterdir()] == [name]
-    with pytest.raises(InputError, match="is a file"):
-        fine_tune(config_for(colours, out=colours))
 
 
 def test_a_folder_without_an_epoch_that_ended_is_taken_by_a_corrected_command(
@@ -329,7 +312,8 @@ def test_an_image_of_any_name_that_was_left_out_is_no_change(
     labels = label_dir_auto(colours.parent / "set").labels.write(colours.parent / "all.txt")
     config = config_for(labels.path, epochs=1)
     first = fine_tune(config, export=False)
-    assert [Path(each.path).name for each in first.broken] == [name]
+    assert [(Path(each.path).name, each.fault) for each in first.broken] == [(name, "not-an-image")]
+    assert first.train_images + first.val_images == 36
     fine_tune(config, export=False)
     assert "has changed since" not in caplog.text
 
@@ -445,13 +429,15 @@ def test_another_path_to_the_same_labels_is_no_other_setting(tmp_path: Path, col
 
 
 @pytest.mark.parametrize("propagates", [True, False])
-def test_a_log_file_leaves_the_logger_as_it_was(
-    propagates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_log_file_leaves_the_logger_as_it_was_and_the_application_its_warnings(
+    propagates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = logging.getLogger("mlimages")
     monkeypatch.setattr(logger, "propagate", propagates)
     before = logger.level, logger.propagate, [*logger.handlers]
     with log_to_file(tmp_path / "log.txt"):
         logger.info("first epoch")
+        logger.warning("slow")
+    assert caplog.messages == ["slow"]
     assert (logger.level, logger.propagate, logger.handlers) == before
     assert "first epoch" in (tmp_path / "log.txt").read_text()

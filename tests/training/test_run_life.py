@@ -9,17 +9,15 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from PIL import Image
 from safetensors.torch import save_file
 
 from mlimages.core import NoProgress, RunError
@@ -28,6 +26,7 @@ from mlimages.reports import RunFiles
 from mlimages.training import FineTuneConfig, fine_tune, load_run, read_config
 from mlimages.training.checkpoints import load_state
 from tests.run_folders import StopsAfter
+from tests.training.conftest import write_colours
 from tests.training.test_run import Killed, kill_at
 
 MAX_EPOCHS = 5
@@ -37,36 +36,20 @@ Epochs = tuple[int, ...]
 """Of each epoch, the number of epochs that the run had then: the learning rate depends on it."""
 
 
-@dataclass(frozen=True)
-class Data:
-    """Two label files, one of them with an image that cannot be read, and weights to start from."""
-
-    labels: Path
-    weights: Path
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for label in range(3):
-        (root / f"{label}").mkdir()
-        for number in range(8):
-            pixels = rng.integers(0, 80 * (label + 1), (28, 28), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / f"{label}/{number}.png")
-    (root / "1/7.png").write_bytes(b"<!doctype html>")
-    lines = [f"{label}/{number}.png {label}\n" for label in range(3) for number in range(8)]
-    (root / "labels.txt").write_text("".join(lines))
-    save_file(
-        build_model("lenet5", num_classes=4, weights="none", seed=3).network.state_dict(), root / "weights.safetensors"
-    )
-    SHARED.append(Data(root / "labels.txt", root / "weights.safetensors"))
+    """A label file with an image that cannot be read, and weights to start from."""
+    labels = write_colours(tmp_path_factory.mktemp("data"))
+    (labels.parent / "set/green/07.png").write_bytes(b"<!doctype html>")
+    state = build_model("lenet5", num_classes=4, weights="none", seed=3).network.state_dict()
+    save_file(state, labels.with_name("weights.safetensors"))
+    SHARED.append(labels)
     yield
     SHARED.clear()
     REFERENCE.clear()
 
 
-SHARED: list[Data] = []
+SHARED: list[Path] = []
 REFERENCE: dict[tuple[str, Epochs], str] = {}
 """What a run with these settings has to be after these epochs, whatever befell it."""
 
@@ -101,9 +84,9 @@ class RunFolderLife(RuleBasedStateMachine):
 
     @initialize(freeze=st.sampled_from(["none", "conv2"]), total=st.integers(1, 3))
     def settings_are_chosen(self, freeze: str, total: int) -> None:
-        weights = "none" if freeze == "none" else str(SHARED[0].weights)
+        weights = "none" if freeze == "none" else str(SHARED[0].with_name("weights.safetensors"))
         self.config = FineTuneConfig(
-            SHARED[0].labels, self.root / "run", model="lenet5", weights=weights, freeze=freeze, epochs=total, seed=1,
+            SHARED[0], self.root / "run", model="lenet5", weights=weights, freeze=freeze, epochs=total, seed=1,
             batch_size=5, augment="none" if freeze == "none" else "light", cache=freeze == "none",
         )  # fmt: skip
         self.config.out.mkdir()
@@ -129,7 +112,7 @@ class RunFolderLife(RuleBasedStateMachine):
         if self.is_started and number % 2 and read_config(config.out).epochs == config.epochs:
             config = read_config(config.out)  # as --resume does
         callbacks = [StopsAfter(len(self.epochs) + number)] if where == "callback" else []
-        images = number * 9
+        images = number * 14
         progress = StopsAt(images) if where == "images" else None
         was_resumed = bool(self.epochs)
         with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +130,7 @@ class RunFolderLife(RuleBasedStateMachine):
             else:
                 ended = self.config.epochs - len(self.epochs)
                 assert result.epochs == config.epochs
-                assert [Path(each.path).name for each in result.broken] == ["7.png"] * (not was_resumed)
+                assert [Path(each.path).name for each in result.broken] == ["07.png"] * (not was_resumed)
         self.epochs += (self.config.epochs,) * ended
         if where in ("never", "callback") and self.epochs:
             self.require_reference()

@@ -1,10 +1,9 @@
-"""The learning rate of each step against torch's schedulers, and metrics of unequal batches."""
+"""The learning rate of each step against torch's schedulers, and the steps of an epoch against plain torch."""
 
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,18 @@ from mlimages.training.loop import (
     make_optimizer,
     validate,
 )
-from mlimages.training.objective import BinaryCrossEntropy, CrossEntropy
+from mlimages.training.objective import make_objective
 
 PEAK = 0.3
+
+
+def settings(**options: Any) -> FineTuneConfig:
+    return FineTuneConfig("a.txt", "run", **options)
+
+
+def run_epoch(trainer: Trainer, images: Any, epoch: int, *, num_views: int = 0, **options: Any) -> Metrics:
+    options = {"deadline": math.inf, "progress": NoProgress(), **options}
+    return trainer.train_epoch(images, epoch=epoch, num_views=num_views, **options)
 
 
 def torchs(kind: str, steps: int, **options: float) -> list[float]:
@@ -75,23 +83,13 @@ def test_other_decays_are_torchs_epoch_by_epoch() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_the_rate_and_the_warmup_follow_from_what_is_trained(optimizer: str) -> None:
     def schedule(*, pretrained: bool, below: bool, lr: float = 0.0) -> Schedule:
-        config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer=optimizer, lr=lr, epochs=5, batch_size=8)  # type: ignore[arg-type]
+        config = settings(optimizer=optimizer, lr=lr, epochs=5, batch_size=8)
         return Schedule.from_config(config, 18, is_pretrained=pretrained, trains_below_head=below)
 
     assert schedule(pretrained=False, below=True) == Schedule(LR_FROM_SCRATCH[optimizer], 3, 5, 0.0)
     assert schedule(pretrained=True, below=True) == Schedule(LR_BELOW_HEAD[optimizer], 3, 5, 0.1)
     assert schedule(pretrained=True, below=False) == Schedule(LR_HEAD_ONLY[optimizer], 3, 5, 0.1)
     assert schedule(pretrained=True, below=False, lr=0.7) == Schedule(0.7, 3, 5, 0.1)
-
-
-def test_metrics_of_unequal_batches_add_up() -> None:
-    together = Metrics(2.0, 1, 1) + Metrics(0.5, 3, 9)
-    assert (together.loss, together.num_correct, together.num_images) == (pytest.approx(0.65), 4, 10)
-    assert together.accuracy == 0.4
-    assert Metrics(0.0, 0, 0) + Metrics(0.0, 0, 0) == Metrics(0.0, 0, 0)
-    assert Metrics(2.0, 1, 1) + Metrics(0.0, 0, 0) == Metrics(2.0, 1, 1)
-    assert Metrics(0.0, 0, 0).accuracy == 0.0
-    assert Metrics(1.0, 1, 1).accuracy == 1.0
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_the_optimizer_has_the_trainable_parameters_and_the_settings(
 ) -> None:
     network = torch.nn.Linear(2, 3)
     network.bias.requires_grad_(False)
-    config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer=name, weight_decay=0.03, momentum=0.8)  # type: ignore[arg-type]
+    config = settings(optimizer=name, weight_decay=0.03, momentum=0.8)
     optimizer = make_optimizer(network, config, lr=0.2)
     (group,) = optimizer.param_groups
     assert type(optimizer) is kind
@@ -137,24 +135,24 @@ class Rows:
         return found
 
 
+def make_trainer(source: Rows, config: FineTuneConfig, schedule: Schedule) -> Trainer:
+    objective = make_objective(config, source.labels, 3, torch.device("cpu"))
+    optimizer = make_optimizer(source.network, config, lr=schedule.peak_lr)
+    return Trainer(
+        source.network, source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext
+    )
+
+
 def trained_on(gone: Sequence[int], *, smoothing: float, weights: Any, deadline: float = math.inf) -> Any:
     """One epoch of `Trainer`, and the same in plain torch."""
     rng = torch.Generator().manual_seed(0)
     x, labels = torch.randn(11, 5, generator=rng), torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
-    config = FineTuneConfig(
-        Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=3, label_smoothing=smoothing,
-        class_weights=weights,
-    )  # fmt: skip
+    config = settings(optimizer="sgd", batch_size=4, seed=3, label_smoothing=smoothing, class_weights=weights)
     networks = [nn.Linear(5, 3) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
     schedule = Schedule(0.5, 3, 2, 0.0)
     source = Rows(networks[0], x, labels, gone)
-    objective = CrossEntropy(config, labels, 3, torch.device("cpu"))
-    optimizer = make_optimizer(networks[0], config, lr=0.5)
-    trainer = Trainer(
-        networks[0], source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext
-    )
-    metrics = trainer.train_epoch(source, epoch=2, num_views=3, deadline=deadline, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = run_epoch(make_trainer(source, config, schedule), source, 2, num_views=3, deadline=deadline)
 
     optimizer = make_optimizer(networks[1], config, lr=0.5)
     class_weights = torch.tensor([11 / 15, 11 / 9, 11 / 9]) if weights == "balanced" else None
@@ -209,18 +207,9 @@ class Counts(NoProgress):
 
 def dropout_trainer(*, lr: float = 0.1, rows: int = 8, seed: int = 5) -> tuple[nn.Module, Trainer, Rows]:
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3))
-    config = FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd", batch_size=4, seed=seed)
-    x = torch.linspace(-1, 1, 5 * rows).reshape(rows, 5)
-    labels = torch.arange(rows) % 3
-    source = Rows(network, x, labels)
-    objective = CrossEntropy(config, labels, 3, torch.device("cpu"))
-    optimizer = make_optimizer(network, config, lr=lr)
-    schedule = Schedule(lr, 2, 3, 0.0, "none")
-    return (
-        network,
-        Trainer(network, source, optimizer, schedule, config=config, objective=objective, autocast=nullcontext),
-        source,
-    )
+    config = settings(optimizer="sgd", batch_size=4, seed=seed)
+    source = Rows(network, torch.linspace(-1, 1, 5 * rows).reshape(rows, 5), torch.arange(rows) % 3)
+    return network, make_trainer(source, config, Schedule(lr, 2, 3, 0.0, "none")), source
 
 
 def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> None:
@@ -232,7 +221,7 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
         network.load_state_dict(start)
         network.eval()
         trainer.optimizer.state.clear()
-        trainer.train_epoch(source, epoch=epoch, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+        run_epoch(trainer, source, epoch)
         states.append(network[1].weight.detach().clone())  # type: ignore[index]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -241,10 +230,10 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
     progress = Counts()
     other_trainer._batch_size = 8  # one step: the order of the images does not matter
     trainer._batch_size = 8
-    other_trainer.train_epoch(other_source, epoch=1, num_views=0, deadline=math.inf, progress=progress)  # type: ignore[arg-type]
+    run_epoch(other_trainer, other_source, 1, progress=progress)
     network.load_state_dict(start)
     trainer.optimizer.state.clear()
-    trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    run_epoch(trainer, source, 1)
     assert not torch.allclose(network[1].weight, other[1].weight, atol=1e-4)  # type: ignore[index]
     assert progress.count == 8
     assert {view - index for index, view in source.views} == {1, 2}, "new views in each epoch"
@@ -260,12 +249,12 @@ def test_dropout_depends_on_seed_and_epoch_alone_and_is_off_in_validation() -> N
 def test_a_loss_that_is_not_finite_ends_the_epoch_and_no_image_is_no_step() -> None:
     network, trainer, source = dropout_trainer(rows=12)
     source.x[:] = math.nan
-    metrics = trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = run_epoch(trainer, source, 1)
     assert (metrics.num_images, math.isfinite(metrics.loss)) == (4, False)
     network, trainer, source = dropout_trainer()
     before = network[1].weight.detach().clone()  # type: ignore[index]
     source.gone = range(8)
-    metrics = trainer.train_epoch(source, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    metrics = run_epoch(trainer, source, 1)
     assert torch.equal(network[1].weight, before)  # type: ignore[index]
     assert metrics == Metrics(0.0, 0, 0)
 
@@ -276,28 +265,23 @@ def test_an_image_that_is_gone_leaves_the_dropout_of_the_others(gone: tuple[int,
     trainer._batch_size, source.gone = 8, gone
     linear = nn.Linear(5, 3)
     linear.load_state_dict(network[1].state_dict())  # type: ignore[index]
-    trainer.train_epoch(source, epoch=2, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    run_epoch(trainer, source, 2)
     order = np.random.default_rng([6, 2]).permutation(8).tolist()
     torch.manual_seed(6 * 1_000_003 + 2)
     masks = functional.dropout(torch.ones(8, 5), 0.5)  # of the whole batch, as torch draws them
     rows = [row for row, index in enumerate(order) if index not in gone]
     kept = [order[row] for row in rows]
     nn.CrossEntropyLoss()(linear(source.x[kept] * masks[rows]), source.labels[kept]).backward()
-    make_optimizer(linear, FineTuneConfig(Path("a.txt"), Path("run"), optimizer="sgd"), lr=0.1).step()
+    make_optimizer(linear, settings(optimizer="sgd"), lr=0.1).step()
     assert torch.allclose(network[1].weight, linear.weight, atol=1e-6)  # type: ignore[index]
 
 
 def test_the_mean_average_precision_of_an_epoch_is_scikit_learns() -> None:
     rng = torch.Generator().manual_seed(1)
     x, labels = torch.randn(11, 5, generator=rng), (torch.rand(11, 3, generator=rng) < 0.4).float()
-    network, config = nn.Linear(5, 3), FineTuneConfig(Path("a.txt"), Path("run"), batch_size=4)
-    optimizer = torch.optim.SGD(network.parameters(), 0.0)
-    trainer = Trainer(
-        network, Rows(network, x, labels, gone=(3,)), optimizer, Schedule(0.0, 3, 1, 0.0), config=config,
-        objective=BinaryCrossEntropy(config, labels, torch.device("cpu")), autocast=nullcontext,
-    )  # fmt: skip
-    images = trainer._source
-    metrics = trainer.train_epoch(images, epoch=1, num_views=0, deadline=math.inf, progress=NoProgress())  # type: ignore[arg-type]
+    network, config = nn.Linear(5, 3), settings(batch_size=4)
+    source = Rows(network, x, labels, gone=(3,))
+    metrics = run_epoch(make_trainer(source, config, Schedule(0.0, 3, 1, 0.0)), source, 1)
     kept = [index for index in range(11) if index != 3]
     scores = network(x[kept]).detach().numpy()
     expected = [average_precision_score(labels[kept, one], scores[:, one]) for one in range(3)]

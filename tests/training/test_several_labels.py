@@ -34,6 +34,7 @@ from mlimages.training.head import fit_ridge
 from tests.conftest import RunCli
 from tests.serving.apps import run_app
 from tests.training.conftest import config_for
+from tests.training.test_head import left_out_scores
 
 pytestmark = pytest.mark.train
 
@@ -151,14 +152,7 @@ def test_leaving_one_out_in_closed_form_is_leaving_it_out_for_each_label() -> No
     fit = fit_ridge(x, targets.astype(np.float32), 2)
     unit = (x - x.mean(0)) / x.std(0)
     unit /= np.sqrt(np.square(unit).sum(axis=1).mean())
-    scores = np.empty((30, 2))
-    for index in range(30):
-        keep = np.arange(30) != index
-        mean, base = unit[keep].mean(0), targets[keep].mean(0)
-        gram = (unit[keep] - mean).T @ (unit[keep] - mean) + fit.penalty * np.eye(6)
-        scores[index] = base + (unit[index] - mean) @ np.linalg.solve(
-            gram, (unit[keep] - mean).T @ (targets[keep] - base)
-        )
+    scores = left_out_scores(unit, targets.astype(np.float64), fit.penalty)[0]
     odds = fit.loo_probabilities.astype(np.float64)
     slope = np.log(odds / (1 - odds)) / (2 * scores - 1)  # the sigmoid of one scale for all classes
     assert slope == pytest.approx(np.full((30, 2), slope[0, 0]), rel=1e-2)
