@@ -136,9 +136,9 @@ class PixelSource:
     ) -> Iterator[Batch]:
         whole = split_into_chunks(order, batch_size)
         shards = [*map(distributed.local_shard, whole)]
-        for chunk, batch in zip(whole, images.batches(shards, choose_view=choose_view), strict=True):
-            pixels = batch.pixels if batch.image_indices else batch.pixels.new_zeros(1, *batch.pixels.shape[1:])
-            yield _make_batch((pixels,), images, batch.image_indices, chunk, self._device)
+        for chunk, (pixels, indices) in zip(whole, images.batches(shards, choose_view=choose_view), strict=True):
+            inputs = pixels if indices else pixels.new_zeros(1, *pixels.shape[1:])
+            yield _make_batch((inputs,), images, indices, chunk, self._device)
 
     def compute_logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         logits: Tensor = self._network(to_channels_last(self._normalize(inputs[0])))
@@ -292,11 +292,11 @@ class FeatureSource:
         for number in sorted({view for _, view in uncached_views}):
             view_of = {index: view for index, view in uncached_views if view == number}
             chunks = split_into_chunks([*view_of], self._batch_size)
-            for batch in images.batches(chunks, choose_view=view_of.__getitem__):
-                if batch.image_indices:
-                    keys = [self._make_row_key(images, index, number) for index in batch.image_indices]
-                    store.append(keys, self._compute_features(batch.pixels, precision))
-                    progress.advance(len(batch.image_indices))
+            for pixels, indices in images.batches(chunks, choose_view=view_of.__getitem__):
+                if indices:
+                    keys = [self._make_row_key(images, index, number) for index in indices]
+                    store.append(keys, self._compute_features(pixels, precision))
+                    progress.advance(len(indices))
         store.refresh_index()
 
     def batches(

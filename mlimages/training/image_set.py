@@ -52,19 +52,6 @@ class DecodableImage(LabeledPath):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PixelBatch:
-    """A batch of images at the network's input size, before normalization.
-
-    Attributes:
-        pixels: uint8 `(N, H, W, C)`.
-        image_indices: index of each image in its set; images that can no longer be read are left out.
-    """
-
-    pixels: Tensor
-    image_indices: tuple[int, ...]
-
-
 def choose_original_view(_: int) -> int:
     """Return 0, the number of the view without augmentation, for every image."""
     return 0
@@ -170,14 +157,17 @@ class ImageSet:
 
     def batches(
         self, index_batches: Sequence[Sequence[int]], *, choose_view: ChooseView = choose_original_view
-    ) -> Iterator[PixelBatch]:
-        """Yield a batch for each sequence of image indices, with prefetching."""
+    ) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        """Yield the pixels, uint8 `(N, H, W, C)`, and indices of the images of each batch, with prefetching.
+
+        Images that can no longer be read are left out.
+        """
         pool = _make_decoding_threads(self.images, max(PREFETCH_FACTOR, *map(len, index_batches), 0))
         views = pool.map(lambda index: self._load_view(index, choose_view(index)), itertools.chain(*index_batches))
         for indices in index_batches:
             found = {index: pixels for index in indices if (pixels := next(views)) is not None}
             stacked = np.stack(list(found.values())) if found else np.zeros((0, *self._shape), np.uint8)
-            yield PixelBatch(torch.from_numpy(stacked), tuple(found))
+            yield torch.from_numpy(stacked), tuple(found)
 
     def _load_view(self, index: int, view_number: int) -> Pixels | None:
         """Return a view of an image, uint8 `(H, W, C)`; None if the image can no longer be decoded."""

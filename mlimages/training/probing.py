@@ -183,12 +183,10 @@ def compute_pooled_features(
     missing = [index for index, image in enumerate(images.images) if image.digest not in store]
     progress.start("forward", len(missing), "img")
     with FeatureHooks(model.network, cut_points) as hooks, torch.inference_mode():
-        for batch in images.batches(split_into_chunks(missing, BATCH_SIZE)):
-            model.network(normalize(batch.pixels))
-            store.append(
-                [images.images[index].digest for index in batch.image_indices], hooks.collect_features().numpy()
-            )
-            progress.advance(len(batch.image_indices))
+        for pixels, indices in images.batches(split_into_chunks(missing, BATCH_SIZE)):
+            model.network(normalize(pixels))
+            store.append([images.images[index].digest for index in indices], hooks.collect_features().numpy())
+            progress.advance(len(indices))
     progress.close()
     store.refresh_index()
     return np.split(store.read_rows([image.digest for image in images.images]), ends[:-1], axis=1)

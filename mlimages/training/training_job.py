@@ -170,9 +170,9 @@ def _resolve_normalization(
 def _compute_channel_means(images: ImageSet) -> NDArray[np.float64]:
     """Return the mean of each channel, 0..255, float64 `(C,)`."""
     total, count = np.zeros(images.image_property.channels), 0
-    for batch in images.batches(split_into_chunks(range(len(images)), 32)):
-        total += batch.pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
-        count += batch.pixels.numel() // images.image_property.channels
+    for pixels, _ in images.batches(split_into_chunks(range(len(images)), 32)):
+        total += pixels.numpy().sum(axis=(0, 1, 2), dtype=np.float64)
+        count += pixels.numel() // images.image_property.channels
     return total / max(1, count)
 
 
