@@ -11,10 +11,9 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
-from mlimages.core import RETRYABLE_REASONS, Reason
+from mlimages.core import Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
 from mlimages.gathering.download.reasons import (
-    NON_FINAL_REASONS,
     classify_error,
     classify_status,
     describe_error,
@@ -109,8 +108,3 @@ def test_every_error_is_a_reason(error: Exception, reason: Reason) -> None:
 )
 def test_an_error_is_described_without_the_text_of_a_library(error: Exception, text: str) -> None:
     assert describe_error(error) == text
-
-
-def test_a_body_that_was_cut_off_is_no_more_final_than_a_host_that_does_not_answer() -> None:
-    assert {Reason.TRUNCATED} == NON_FINAL_REASONS - RETRYABLE_REASONS
-    assert RETRYABLE_REASONS < NON_FINAL_REASONS

@@ -52,8 +52,7 @@ def _discard_process_output() -> None:
 
 
 def _limit_memory() -> None:
-    try:
+    with suppress(ModuleNotFoundError):  # Windows
         import resource
-    except ModuleNotFoundError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -100,7 +100,7 @@ def choose_columns(names: Sequence[str], rows: Sequence[Row], options: LinkListO
             )
     url = _find_column(names, options.url_col) or _choose_link_column(names, rows)
     if url is None:
-        first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200] if rows else ""
+        first = " | ".join(filter(None, map(to_text, rows[0].values())))[:200]
         first_rows = pluralize(len(rows), "row").removeprefix("1 ")
         raise NoLinksError(
             f"{list_name}: no link in the first {first_rows} (columns: {', '.join(names)[:200]}; "
@@ -136,10 +136,7 @@ def _choose_link_column(names: Sequence[str], rows: Sequence[Row]) -> str | None
         leaf = _get_leaf_name(name)
         return leaf in _IMAGE_COLUMN_NAMES, 2 * images > len(links), leaf in _URL_COLUMN_NAMES
 
-    if rows:
-        candidates = [name for name in names if any(is_link(to_text(row.get(name))) for row in rows)]
-    else:
-        candidates = list(filter(is_link_column, names))
+    candidates = (name for name in names if any(is_link(to_text(row.get(name))) for row in rows))
     return max(candidates, key=make_sort_key, default=None)
 
 

@@ -30,11 +30,6 @@ class Synset:
     lemmas: tuple[str, ...]
     definition: str
 
-    @property
-    def folder_name(self) -> str:
-        """Name of the folder for the images of the synset."""
-        return self.lemmas[0].lower().replace("/", "_")
-
 
 @cache
 def load_synsets() -> dict[str, Synset]:
@@ -89,7 +84,7 @@ def assign_folders(roots: Sequence[Synset], *, with_subtree: bool = False) -> di
         for wnid, parent_folder in waiting:
             if wnid in folders:
                 continue
-            folder = f"{parent_folder}{load_synsets()[wnid].folder_name}"
+            folder = parent_folder + load_synsets()[wnid].lemmas[0].lower().replace("/", "_")
             folders[wnid] = folder if folder not in taken else f"{folder}_{wnid}"
             taken.add(folders[wnid])
             if with_subtree:
