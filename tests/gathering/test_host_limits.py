@@ -13,12 +13,7 @@ import pytest
 from mlimages.core import Reason
 from mlimages.gathering.download import host_limits
 from mlimages.gathering.download.host_limits import Host, Hosts
-from mlimages.gathering.download.host_state import (
-    HostState,
-    record_failure,
-    record_response,
-    record_throttling,
-)
+from mlimages.gathering.download.host_state import HostState, record_failure, record_response, record_throttling
 from mlimages.gathering.partition import LinkPartition
 
 WAIT_S = 100.0

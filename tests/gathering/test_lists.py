@@ -132,7 +132,6 @@ FORMS = {
     "comments like rows": ("x.csv", f"# from http://x, 2024\n# class,link\nurl,label\n{A},cat\n", [CAT_A]),
     "title like a header": ("x.txt", f"image, class\ncat\t{A}\n", [("x", "image, class"), CAT_A]),
     "only comments": ("x.csv", "# my list\n# to be filled\n", []),
-    "JSON array in a line": ("x.txt", json.dumps([A, B]), [X_A, X_B]),
     "JSON objects in a line": ("x.txt", f"\ufeff {json.dumps([{'url': A, 'label': 'cat'}])}\n", [CAT_A]),
     "parameters with names of HTML": ("x.txt", "http://x/?a=1&copy=2&amp;lt;=3\n", [("x", "http://x/?a=1&copy=2&lt;=3")]),
 }  # fmt: skip

@@ -13,12 +13,7 @@ from yarl import URL
 
 from mlimages.core import Reason
 from mlimages.gathering.download.address_guard import PRIVATE_ADDRESS_ERRNO
-from mlimages.gathering.download.reasons import (
-    classify_error,
-    classify_status,
-    describe_error,
-    parse_retry_after,
-)
+from mlimages.gathering.download.reasons import classify_error, classify_status, describe_error, parse_retry_after
 
 STATUSES = {
     Reason.FORBIDDEN: [401, 403, 451],

@@ -5,7 +5,8 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from time import gmtime, strftime
 from types import SimpleNamespace
@@ -204,10 +205,8 @@ def test_inaturalist_closes_its_session_when_it_is_not_read_to_its_end(site: Sit
 
     async def read_one() -> bool:
         source = bees(site, "bee=apis mellifera")
-        photos = aiter(source)
-        assert isinstance(photos, AsyncGenerator)
-        await anext(photos)
-        await photos.aclose()
+        async with aclosing(aiter(source)) as photos:
+            await anext(photos)
         return source._api._session.closed
 
     assert asyncio.run(read_one())
