@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import io
 import math
@@ -17,7 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
@@ -40,8 +39,8 @@ from mlimages.gathering.options import GatherKeywords, GatherOptions
 from mlimages.gathering.run import count_shards_by_host, count_source_links, gather
 from mlimages.gathering.sources.source import AnySource, Source, as_source
 from mlimages.gathering.store.gather_folder import GatherFolder
-from mlimages.gathering.store.lock import open_work_folder
 from mlimages.gathering.store.manifest import make_manifest_path, parse_row
+from mlimages.gathering.store.output_folder import open_work_folder
 from mlimages.gathering.store.tally import ResultTally
 
 if TYPE_CHECKING:
@@ -196,5 +195,5 @@ def _gather_shard(
         "decoders": 1,
         "keep_deleted": False,
     }
-    with contextlib.redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
+    with redirect_stderr(io.StringIO()):  # the parent process has already printed how a list is read
         return gather(source, out, **own)

@@ -31,7 +31,7 @@ from mlimages.gathering.download.response_head import repair_head
 from mlimages.gathering.links import redact_url
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.image_index import PlaceholderDetector
-from mlimages.gathering.store.lock import open_work_folder
+from mlimages.gathering.store.output_folder import open_work_folder
 from tests.gathering.conftest import contents, links, run, stored
 from tests.servers import (
     Connection,
