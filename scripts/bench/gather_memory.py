@@ -74,9 +74,9 @@ def main() -> None:
         if stopped := asyncio.run(scheduler.run(Links(count))):
             raise stopped
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        status = gathered.tally.status
+        counts = {name: gathered.tally.counts[name] for name in ("ok", "failed", "duplicate")}
     seconds, cpu = time.monotonic() - began, time.process_time()
-    print(f"{count:,} links: {dict(status)}; {seconds:.0f} s, CPU {cpu:.0f} s ({cpu / count * 1e6:.0f} us a link)")
+    print(f"{count:,} links: {counts}; {seconds:.0f} s, CPU {cpu:.0f} s ({cpu / count * 1e6:.0f} us a link)")
     a_link = (after - before) * 2**20 / count
     print(f"memory {before:.0f} MB at the start, {after:.0f} MB at most: {a_link:.1f} bytes a link")
 

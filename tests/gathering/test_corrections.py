@@ -10,7 +10,6 @@ import pytest
 from mlimages import UrlList, gather
 from mlimages.core import FetchResult, ImageRef
 from mlimages.gathering import GatherOptions, read_manifest
-from mlimages.gathering.store.corrections import find_corrected_class
 from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_commit_row, dump_row
 from mlimages.gathering.store.tally import ResultTally
@@ -18,17 +17,6 @@ from tests.conftest import RunCli
 from tests.servers import Site, answer, photo
 
 Links = list[tuple[str, str]]
-
-
-@pytest.mark.parametrize(
-    ("named", "stored", "expected"),
-    [("d", "c", "d"), ("dc", "c", None), ("de", "c", None), ("d", "ce", None), ("d", "d", None), ("d", "dc", None),
-     ("d", "", None), ("", "c", None)],
-)  # fmt: skip
-def test_a_correction_names_one_new_class_in_place_of_the_one_old_class(
-    named: str, stored: str, expected: str | None
-) -> None:
-    assert find_corrected_class(set(named), set(stored)) == expected
 
 
 def gathered(out: Path, *links: tuple[str, str], near: str | None = None) -> None:
@@ -146,7 +134,7 @@ def test_an_image_moves_if_its_class_was_corrected_and_nobody_touched_it(case: C
     case.touch(out)
     before = contents(out)
     wanted, tally = listed(out, case.links)
-    assert (tuple(wanted), tally.moved, tally.unmoved) == (case.wanted, case.moved, case.unmoved)
+    assert (tuple(wanted), tally.counts["moved"], tally.counts["unmoved"]) == (case.wanted, case.moved, case.unmoved)
     (place,) = (path.relative_to(out).as_posix() for path in out.glob(case.a_lies_at))
     label = "dog" if case.moved else "cat"
     assert rows_of(out) == sorted([(label, "a", place), ("cat", "b", "cat/b.jpg"), ("cat", "c", "cat/c.jpg")])
@@ -155,7 +143,7 @@ def test_an_image_moves_if_its_class_was_corrected_and_nobody_touched_it(case: C
     assert all(after[name] == data for name, data in before.items() if name != "cat/a.jpg" or not case.moved)
     assert tally.classes == ({"cat": 2, "dog": 1} if case.moved else {"cat": 3})
     again, tally = listed(out, case.links)
-    assert (tuple(again), tally.moved, tally.unmoved) == (case.wanted, 0, case.unmoved)
+    assert (tuple(again), tally.counts["moved"], tally.counts["unmoved"]) == (case.wanted, 0, case.unmoved)
     assert contents(out) == after
 
 
@@ -163,8 +151,17 @@ def test_an_image_moves_if_its_class_was_corrected_and_nobody_touched_it(case: C
 def test_a_run_that_may_not_see_the_whole_list_moves_nothing(options: dict[str, object], tmp_path: Path) -> None:
     gathered(tmp_path, *CATS)
     wanted, tally = listed(tmp_path, CORRECTED, **options)
-    assert (wanted, tally.moved) == ([("dog", "a")], 0)
+    assert (wanted, tally.counts["moved"]) == ([("dog", "a")], 0)
     assert contents(tmp_path) == {"cat/a.jpg": "a", "cat/b.jpg": "b", "cat/c.jpg": "c"}
+
+
+@pytest.mark.parametrize(("other", "wanted"), [("cow", [("dog", "a")]), ("dog", [])])
+def test_a_link_that_is_stored_under_two_classes_moves_nothing(
+    other: str, wanted: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    gathered(tmp_path, ("cat", "a"), (other, "a"))
+    found, tally = listed(tmp_path, [("dog", "a")])
+    assert (found, tally.counts["moved"]) == (wanted, 0)
 
 
 def test_what_names_the_image_follows_it_and_a_correction_can_be_taken_back(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -34,24 +34,6 @@ from mlimages.gathering.store.shard_storage import ShardStorage
 
 _ANY_CLASS = "\0"
 """Label with which `hash_link` hashes a URL regardless of its class."""
-
-
-def find_corrected_class(listed_classes: Collection[str], stored_classes: Collection[str]) -> str | None:
-    """Return the class to which the image of a link is to be moved; None if its class was not corrected.
-
-    It was corrected if the list has the link under one class only, and the image is stored under one other class only.
-
-    Args:
-        listed_classes: classes for which the list contains the link.
-        stored_classes: classes whose folders contain the image of the link.
-
-    Example:
-        >>> find_corrected_class({"dog"}, {"cat"})
-        'dog'
-        >>> find_corrected_class({"dog", "cat"}, {"cat"})  # the list has the link under both: not a correction
-    """
-    is_corrected = len(listed_classes) == len(stored_classes) == 1 and set(listed_classes) != set(stored_classes)
-    return next(iter(listed_classes)) if is_corrected else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +96,9 @@ class ClassCorrections:
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[ImageToMove], list[ImageRef]]:
         """Return the images whose class the list has corrected, and the other deferred links, which can be requested.
 
+        The class was corrected if the list has the link under one class only, and the image is stored under one other
+        class only.
+
         Args:
             rows: rows of the manifest; they are read only if a link was deferred.
         """
@@ -128,8 +113,8 @@ class ClassCorrections:
         others: list[ImageRef] = []
         for url, image_refs in named.items():
             old = stored.get(url, {})
-            still_named = {label for label in old if hash_link(label, url) in self._named}
-            if find_corrected_class(image_refs.keys() | still_named, old):
+            listed = image_refs.keys() | {label for label in old if hash_link(label, url) in self._named}
+            if len(listed) == len(old) == 1:
                 found.append(ImageToMove(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
                 others.extend(image_refs.values())

@@ -32,7 +32,7 @@ from mlimages.gathering.store.missing import find_moved_and_deleted_images
 from mlimages.gathering.store.object_storage import ObjectStorage
 from mlimages.gathering.store.output_folder import open_output_folder
 from mlimages.gathering.store.retries import ConsecutiveRefusals, check_same_settings, needs_retry
-from mlimages.gathering.store.rows import make_failure_fields, make_image_fields, make_row
+from mlimages.gathering.store.rows import make_failure_row, make_image_row
 from mlimages.gathering.store.shard_storage import IMAGE_SUFFIX, ShardStorage, make_sample_key
 from mlimages.gathering.store.tables import TableWriter
 from mlimages.gathering.store.tally import ResultTally
@@ -73,7 +73,10 @@ class GatherFolder:
             self._objects = self._storage if isinstance(self._storage, ObjectStorage) else None
             stack.callback(lambda: self._writer.close())
             stack.callback(self._close_image_index)
-            self._read_manifests()
+            self._read_done_links(retry_unfinished=True)
+            # while remote images are missing, and another run has changed the manifests
+            while self._has_user_changes and self._objects and self._objects.refresh_manifests():
+                self._read_done_links(retry_unfinished=True)
             if self._has_user_changes:
                 self._record_moved_and_deleted_images()
                 self._read_done_links(retry_unfinished=True)
@@ -86,12 +89,6 @@ class GatherFolder:
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
-
-    def _read_manifests(self) -> None:
-        """Read the manifests, and again while remote images are missing and another run has changed the manifests."""
-        self._read_done_links(retry_unfinished=True)
-        while self._has_user_changes and self._objects and self._objects.refresh_manifests():
-            self._read_done_links(retry_unfinished=True)
 
     def _record_moved_and_deleted_images(self) -> None:
         """Record in the manifest which images the user has deleted, moved or put back since the last run."""
@@ -143,10 +140,9 @@ class GatherFolder:
         key = hash_link(image_ref.label, image_ref.url)
         if isinstance(inspection, ImageInfo):
             index, keeps = self._open_image_index(), self._options.keep_duplicates
-            outcome = make_image_fields(image_ref, download, inspection, index, keep_duplicates=keeps)
+            row = make_image_row(image_ref, download, inspection, index, keep_duplicates=keeps)
         else:
-            outcome = make_failure_fields(download, inspection)
-        row = make_row(image_ref, download, outcome)
+            row = make_failure_row(image_ref, download, inspection)
         if row.status == "ok" and isinstance(inspection, ImageInfo):
             row = await self._store_image(image_ref, row, temp_path, inspection.suffix)
         elif inspection:
@@ -176,7 +172,7 @@ class GatherFolder:
         if self._correct_refused_rows():
             self._merge_manifests()
         moved = self._move_images(self._corrections)
-        self.tally.moved, self.tally.unmoved = moved, len(self._corrections) - moved
+        self.tally.counts.update(moved=moved, unmoved=len(self._corrections) - moved)
         if self.has_attributions:
             path = write_attributions(self._folder)
             if self._objects:
@@ -280,7 +276,7 @@ class GatherFolder:
             self._mark_as_done(key, row)
             if self._moves_corrected:
                 self._class_corrections.add_row(key, row)
-            self.tally.changed += size is not None and self._storage.is_edited(row, size)
+            self.tally.counts["changed"] += size is not None and self._storage.is_edited(row, size)
 
     def _read_image_size(self, row: FetchResult) -> int | None:
         """Return the size in bytes of a row's image, or None; set `_has_user_changes` if it was deleted or put back."""

@@ -24,9 +24,6 @@ _MIN_ONES_AND_ZEROS = 8
 _MASK_64_BITS = 2**64 - 1
 
 _CREATE_TABLES_SQL = """
-PRAGMA journal_mode = OFF;
-PRAGMA cache_size = -16000;
-BEGIN;
 CREATE TABLE copies (sha256 BLOB PRIMARY KEY, count INT, kept INT, path TEXT, label TEXT, is_placeholder INT)
     WITHOUT ROWID;
 CREATE TABLE firsts (sha256 BLOB PRIMARY KEY, manifest INT, path TEXT) WITHOUT ROWID;
@@ -45,7 +42,7 @@ _NO_MATCH = 65, 0, ""
 def open_temporary_database(sql: str) -> sqlite3.Connection:
     """Open a temporary SQLite database, which is removed when it is closed, and run `sql`, which creates its tables."""
     tables = sqlite3.connect("", isolation_level=None)
-    tables.executescript(sql)
+    tables.executescript(f"PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN; {sql}")
     return tables
 
 
@@ -85,7 +82,7 @@ class ImageIndex:
     def __init__(self) -> None:
         self._tables = open_temporary_database(_CREATE_TABLES_SQL)
         self._placeholder_detector = PlaceholderDetector()
-        self._placeholder_targets: set[str] = set()
+        self.placeholder_targets: set[str] = set()  # URLs to which links of placeholders were redirected
 
     def close(self) -> None:
         """Remove the temporary databases."""
@@ -108,7 +105,7 @@ class ImageIndex:
         if row.sha256 is None or row.status == "failed":
             return
         if row.reason is Reason.PLACEHOLDER and row.final_url and row.final_url != row.url:
-            self._placeholder_targets.add(row.final_url)
+            self.placeholder_targets.add(row.final_url)
         self._placeholder_detector.add(row.sha256, row.url)
         self.update_copies(row.sha256, self.find_copies(row.sha256).with_row(row))
         if row.status == "ok" and row.path and row.dhash and not row.removed:
@@ -124,10 +121,6 @@ class ImageIndex:
             return copies.is_placeholder
         self._placeholder_detector.add(sha256, url)
         return self._placeholder_detector.is_placeholder(sha256)
-
-    def is_placeholder_url(self, url: str | None) -> bool:
-        """Return whether this URL is known as the target of a redirect to a placeholder."""
-        return url in self._placeholder_targets
 
     def find_first_copy(self, sha256: str) -> tuple[int, str] | None:
         """Return (index of its manifest, path) of the first image with this SHA-256, from `add_first_copy`, or None."""
@@ -148,7 +141,8 @@ class ImageIndex:
         """Add an image for `find_near_duplicate`, unless it is plain (sky, a gradient): all such images are similar."""
         value = int(dhash, 16)
         if _MIN_ONES_AND_ZEROS <= value.bit_count() <= 64 - _MIN_ONES_AND_ZEROS:
-            row = (_to_signed_int64(value), path, *_split_into_bands(value))
+            signed = value - 2**64 if value >= 2**63 else value  # as SQLite stores integers
+            row = (signed, path, *_split_into_bands(value))
             self._tables.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?)", row)
 
     def find_near_duplicate(self, dhash: str) -> str | None:
@@ -157,8 +151,9 @@ class ImageIndex:
         If several are equally near, the first that was added is returned.
         """
         value = int(dhash, 16)
-        found = self._tables.execute(_SAME_BAND_SQL, _split_into_bands(value))
-        apart, _, path = min(((_hamming_distance(row[0], value), *row[1:]) for row in found), default=_NO_MATCH)
+        rows = self._tables.execute(_SAME_BAND_SQL, _split_into_bands(value))
+        found = ((((signed ^ value) & _MASK_64_BITS).bit_count(), number, path) for signed, number, path in rows)
+        apart, _, path = min(found, default=_NO_MATCH)
         return path if apart <= _MAX_HAMMING_DISTANCE else None
 
 
@@ -167,7 +162,6 @@ class PlaceholderDetector:
 
     def __init__(self) -> None:
         self._tables = open_temporary_database(
-            "PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;"
             "CREATE TABLE locations (sha256 BLOB, host INT, path INT, PRIMARY KEY (sha256, host, path)) WITHOUT ROWID;"
         )
 
@@ -195,12 +189,3 @@ class PlaceholderDetector:
 
 def _split_into_bands(dhash: int) -> tuple[int, ...]:
     return tuple(dhash >> shift & ((1 << width) - 1) for shift, width in _HASH_BANDS)
-
-
-def _to_signed_int64(dhash: int) -> int:
-    """Return a 64-bit hash as a signed integer, as SQLite stores it."""
-    return dhash - 2**64 if dhash >= 2**63 else dhash
-
-
-def _hamming_distance(signed_hash: int, dhash: int) -> int:
-    return ((signed_hash ^ dhash) & _MASK_64_BITS).bit_count()

@@ -50,7 +50,7 @@ def rewrite_manifests(
     is_closed = all(read_commit_rows(path).is_at_end for path in manifests)
     current_rows = CurrentRows(storage, manifests)
     placeholders = set() if keep_duplicates else _find_placeholder_hashes(current_rows)
-    candidates = _RemovalCandidates()
+    candidates = _ImagePaths()  # replaced images, duplicates, and images beyond the limit
     already_merged = find_manifests(target.parent, already_merged=True)
     for row in read_rows(already_merged):
         if row.status == "ok" and row.path and row.sha256:
@@ -80,7 +80,7 @@ def _merge_rows(
     storage: ImageStorage,
     current_rows: CurrentRows,
     placeholders: set[str],
-    removal_candidates: _RemovalCandidates,
+    removal_candidates: _ImagePaths,
     *,
     keep_duplicates: bool,
     limit: int | None,
@@ -107,16 +107,13 @@ def _merge_rows(
     index.close()
 
 
-class _RemovalCandidates:
-    """Paths and SHA-256 of images that are removed unless the merged manifest lists them.
-
-    They are replaced images, duplicates, and images beyond the limit. They are kept in a temporary file.
-    """
+class _ImagePaths:
+    """Paths and SHA-256 of images, kept in a temporary file, to find those that a manifest does not list."""
 
     def __init__(self) -> None:
-        self._tables = open_temporary_database("BEGIN; CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
+        self._tables = open_temporary_database("CREATE TABLE images (path TEXT PRIMARY KEY, sha256 TEXT);")
 
-    def add(self, path: str, sha256: str) -> None:
+    def add(self, path: str, sha256: str = "") -> None:
         self._tables.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", (path, sha256))
 
     def find_unlisted_images(self, manifest: Path) -> Iterator[tuple[str, str]]:
@@ -130,13 +127,11 @@ class _RemovalCandidates:
 
 def warn_about_unlisted_images(storage: ImageStorage, manifest: Path, out: Path) -> None:
     """Log a warning that lists images without a row in the manifest."""
-    tables = open_temporary_database("BEGIN; CREATE TABLE paths (path TEXT PRIMARY KEY);")
-    for row in read_rows([manifest]):
-        tables.execute("INSERT OR IGNORE INTO paths VALUES (?)", (row.path or "",))
-    images = (path for path in storage.iter_file_paths() if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES)
-    found = [path for path in images if not tables.execute("SELECT 1 FROM paths WHERE path = ?", (path,)).fetchone()]
-    tables.close()
-    if found:
+    images = _ImagePaths()
+    for path in storage.iter_file_paths():
+        if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES:
+            images.add(path)
+    if found := [path for path, _ in images.find_unlisted_images(manifest)]:
         count, names = pluralize(len(found), "image"), format_examples(found, 3)
         logger.warning("%s contains %s that its manifest does not list: %s", out, count, names)
 
@@ -153,7 +148,7 @@ class CurrentRows:
         self._current_indices = self._find_current_indices()
 
     def rows_with_origin(
-        self, removal_candidates: _RemovalCandidates | None = None
+        self, removal_candidates: _ImagePaths | None = None
     ) -> Iterator[tuple[int, FetchResult, bool]]:
         """Yield (index of its manifest, row, whether a run with --shard wrote it) for each current row.
 

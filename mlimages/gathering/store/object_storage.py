@@ -65,7 +65,7 @@ class ObjectStorage(ImageStorage):
         self._root: str = address.path.rstrip("/")  # type: ignore[attr-defined]
         self._folder = folder
         self._pool = ThreadPoolExecutor(_MAX_CONCURRENT_UPLOADS, "put")
-        self._sizes = open_temporary_database("PRAGMA journal_mode = OFF; PRAGMA cache_size = -16000; BEGIN;")
+        self._sizes = open_temporary_database("")
         self._manifests: dict[str, Any] = {}  # states of the objects that were copied
         self._is_retrying = False
 
@@ -276,7 +276,8 @@ class RemoteManifestWriter:
     def append(self, row: FetchResult) -> None:
         """Write the row of a finished link; if the link has an image, the caller has stored the image before."""
         if self._writer is None:
-            self._path = self._manifest.with_name(f"{self._manifest.stem}-{_make_unique_id()}.jsonl")
+            unique_id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"  # sorts by time
+            self._path = self._manifest.with_name(f"{self._manifest.stem}-{unique_id}.jsonl")
             self._writer, self._count = ManifestWriter(self._path), 0
         self._writer.append(row)
         self._count += 1
@@ -301,14 +302,8 @@ class RemoteManifestWriter:
         self._writer = None
 
 
-def _make_unique_id() -> str:
-    """Return 16 hexadecimal digits: the current time, so that IDs sort by time, and 4 random digits."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(2)}"
-
-
 def _is_conflict(error: Exception) -> bool:
     """Return whether a conditional request failed: status 412, or 409 if another request is in progress."""
     text = f"{error} {error.__cause__}"
-    return (
-        "PreconditionFailed" in text or "ConditionalRequestConflict" in text or "At least one of the pre-cond" in text
-    )
+    conflicts = ("PreconditionFailed", "ConditionalRequestConflict", "At least one of the pre-cond")
+    return any(conflict in text for conflict in conflicts)
