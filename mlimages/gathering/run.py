@@ -173,7 +173,10 @@ class LinkScheduler:
             self._notify_source_if_class_is_full(label)
         self.progress.start("gather", await count_source_links(source), "links")
         image_refs = aiter(source)
-        in_turn = interleave_hosts(image_refs) if self._may_reorder_links(source) else image_refs
+        needs_all = getattr(source, "is_list", False) and self.options.limit is None
+        # links of standard input are requested in order, without reading ahead
+        may_reorder = needs_all and not getattr(source, "is_read_once", False)
+        in_turn = interleave_hosts(image_refs) if may_reorder else image_refs
         watcher = asyncio.create_task(self._watch_paused_hosts())
         try:
             async with asyncio.TaskGroup() as self._group:
@@ -195,11 +198,6 @@ class LinkScheduler:
                     await each.aclose()
             self.progress.close()
         return stopped
-
-    def _may_reorder_links(self, source: Source) -> bool:
-        """Return whether links may be read ahead and reordered: all are needed, and none comes from standard input."""
-        is_list = getattr(source, "is_list", False) and not getattr(source, "is_read_once", False)
-        return is_list and self.options.limit is None
 
     async def _accept_link(self, image_ref: ImageRef, max_backlog: int) -> None:
         """Start a link, put it in the backlog, or skip it.

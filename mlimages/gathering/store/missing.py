@@ -11,28 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mlimages.core import FetchResult, GatherError, pluralize
 from mlimages.gathering.store.file_storage import ImageStorage, make_quarantine_path
 from mlimages.gathering.store.manifest import read_rows, read_rows_with_fsync_flags
 from mlimages.gathering.store.merge_manifests import CurrentRows
-
-
-@dataclass(frozen=True, slots=True)
-class _MissingImage:
-    """An image that a row lists, but whose file is missing.
-
-    Attributes:
-        path, sha256, size: path, SHA-256 and size in bytes, as in the row.
-        is_fsynced: whether a commit row records that the file was on disk.
-    """
-
-    path: str
-    sha256: str
-    size: int
-    is_fsynced: bool
 
 
 def find_moved_and_deleted_images(
@@ -51,7 +36,8 @@ def find_moved_and_deleted_images(
     """
     current = CurrentRows(storage, manifests)
     totals: Counter[str] = Counter()
-    missing: dict[str, _MissingImage] = {}
+    missing: dict[str, tuple[str, int]] = {}  # SHA-256 and size in bytes
+    fsynced: set[str] = set()
     returned: set[str] = set()
     for at, (row, is_fsynced) in enumerate(read_rows_with_fsync_flags(manifests)):
         if row.status != "ok" or not row.path or not current.is_current(at, row):
@@ -71,9 +57,11 @@ def find_moved_and_deleted_images(
             and row.bytes is not None
             and storage.size(make_quarantine_path(row.path, row.sha256)) is None
         ):
-            missing[row.path] = _MissingImage(row.path, row.sha256, row.bytes, is_fsynced)
+            missing[row.path] = row.sha256, row.bytes
+            if is_fsynced:
+                fsynced.add(row.path)
     moved = _find_moved_images(storage, manifests, missing) if missing else {}
-    deleted = {path for path, lost in missing.items() if lost.is_fsynced and path not in moved and not restore_deleted}
+    deleted = set() if restore_deleted else fsynced - moved.keys()
     if not keep_deleted:
         check_missing_count(Counter(map(_get_parent_folder, deleted)), totals)
     for row in current.rows() if moved or deleted or returned else ():
@@ -114,19 +102,19 @@ def check_missing_count(missing_counts: Mapping[str, int], image_counts: Mapping
 
 
 def _find_moved_images(
-    storage: ImageStorage, manifests: list[Path], missing_images: Mapping[str, _MissingImage]
+    storage: ImageStorage, manifests: list[Path], missing: Mapping[str, tuple[str, int]]
 ) -> dict[str, str]:
     """Return the new path of each image that was moved, by its old path.
 
     A missing image was moved if a file that no row lists has the same bytes.
     """
-    sizes = {image.size for image in missing_images.values()}
+    sizes = {size for _, size in missing.values()}
     strays = {path for path in storage.iter_file_paths() if storage.size(path) in sizes}
     strays -= {row.path for row in read_rows(manifests) if row.path in strays}
     lie_at: dict[str | None, list[str]] = {}
     for path in sorted(strays):
         lie_at.setdefault(storage.sha256(path), []).append(path)
-    return {image.path: lie_at[image.sha256].pop() for image in missing_images.values() if lie_at.get(image.sha256)}
+    return {path: lie_at[sha256].pop() for path, (sha256, _) in missing.items() if lie_at.get(sha256)}
 
 
 def _get_parent_folder(path: str) -> str:

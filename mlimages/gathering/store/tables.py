@@ -110,11 +110,9 @@ def _write_parquet(path: Path, rows: Iterable[FetchResult]) -> None:
 
     schema = pyarrow.schema([(field.name, choose_arrow_type(field.name)) for field in fields(FetchResult)])
     with parquet.ParquetWriter(path, schema) as out:
-        left = map(_make_table_row, rows)
+        left = (
+            {name: getattr(row, name) for name in schema.names} | {"source": json.dumps(row.source, default=str)}
+            for row in rows
+        )
         while batch := list(islice(left, _ROWS_PER_BATCH)):
             out.write_table(pyarrow.Table.from_pylist(batch, schema))
-
-
-def _make_table_row(row: FetchResult) -> dict[str, Any]:
-    values = {field.name: getattr(row, field.name) for field in fields(FetchResult)}
-    return values | {"source": json.dumps(row.source, default=str)}
