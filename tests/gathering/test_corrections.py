@@ -14,6 +14,7 @@ from mlimages.gathering.store.gather_folder import GatherFolder
 from mlimages.gathering.store.manifest import dump_commit_row, dump_row
 from mlimages.gathering.store.tally import ResultTally
 from tests.conftest import RunCli
+from tests.gathering.conftest import contents
 from tests.servers import Site, answer, photo
 
 Links = list[tuple[str, str]]
@@ -49,11 +50,6 @@ def rows_of(out: Path) -> list[tuple[str, str, str]]:
     """Class, name and path of each image that is there; an image that was moved by hand has two rows."""
     rows = ((row.label, row.url[17:-4], row.path or "") for row in read_manifest(out))
     return sorted(row for row in rows if (out / row[2]).is_file())
-
-
-def contents(out: Path) -> dict[str, str]:
-    found = {path.relative_to(out).as_posix(): path for path in out.rglob("*.jpg")}
-    return {name: path.read_text() for name, path in sorted(found.items())}
 
 
 def nothing(out: Path) -> None:
@@ -152,7 +148,7 @@ def test_a_run_that_may_not_see_the_whole_list_moves_nothing(options: dict[str, 
     gathered(tmp_path, *CATS)
     wanted, tally = listed(tmp_path, CORRECTED, **options)
     assert (wanted, tally.counts["moved"]) == ([("dog", "a")], 0)
-    assert contents(tmp_path) == {"cat/a.jpg": "a", "cat/b.jpg": "b", "cat/c.jpg": "c"}
+    assert contents(tmp_path) == {"cat/a.jpg": b"a", "cat/b.jpg": b"b", "cat/c.jpg": b"c"}
 
 
 @pytest.mark.parametrize(("other", "wanted"), [("cow", [("dog", "a")]), ("dog", [])])
@@ -186,7 +182,7 @@ def test_classes_that_differ_in_case_alone_never_share_a_folder(
     (tmp_path / "manifest.jsonl").rename(tmp_path / "manifest-00002-of-00002.jsonl")
     listed(tmp_path, [("cat", "a"), ("cat", "b"), ("Cat", "c")])
     own = f"Cat-{hashlib.sha256(b'Cat').hexdigest()[:8]}"
-    assert contents(tmp_path) == {f"{own}/c.jpg": "c", "cat/a.jpg": "a", "cat/b.jpg": "b"}
+    assert contents(tmp_path) == {f"{own}/c.jpg": b"c", "cat/a.jpg": b"a", "cat/b.jpg": b"b"}
     assert caplog.text.count(f"class 'Cat': its images are in {own}, because Cat is the folder of class 'cat'") >= 1
     listed(tmp_path, [("Cat", "a"), ("Cat", "b"), ("Cat", "c")])
     assert list(contents(tmp_path)) == [f"{own}/{name}.jpg" for name in "abc"]
@@ -233,7 +229,7 @@ def test_a_run_killed_at_any_write_moves_each_image_once_at_the_next(
         wanted, tally = listed(out, corrected)
         assert (wanted, tally.make_summary(out, num_fetched=0, seconds=0).removed) == ([], 0)
         assert rows_of(out) == [("cat", "c", "cat/c.jpg"), ("dog", "a", "dog/a.jpg"), ("dog", "b", "dog/b.jpg")]
-        assert contents(out) == {"cat/c.jpg": "c", "dog/a.jpg": "a", "dog/b.jpg": "b"}
+        assert contents(out) == {"cat/c.jpg": b"c", "dog/a.jpg": b"a", "dog/b.jpg": b"b"}
     assert kill_at == 6, "two images and the manifest, before and after each"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mlimages import UrlList
-from mlimages.core import FetchResult, GatherError, InputError, Reason
-from mlimages.gathering import GatherOptions, read_manifest
+from mlimages.core import FetchResult, GatherError, Reason
+from mlimages.gathering import read_manifest
 from mlimages.gathering.store.attribution import write_attributions
 from mlimages.gathering.store.file_storage import FileStorage
 from mlimages.gathering.store.manifest import dump_row, find_manifests, is_manifest
@@ -159,8 +159,6 @@ def test_where_much_is_missing_the_run_stops_and_both_ways_to_go_on_are_named(
     shutil.rmtree(out / "cats")
     with pytest.raises(GatherError, match="20 of 20 in cats"):
         run(links, out)
-    with pytest.raises(InputError, match="mutually exclusive"):
-        GatherOptions(restore_deleted=True, keep_deleted=True)
 
 
 @pytest.mark.parametrize(
@@ -306,16 +304,11 @@ def test_only_a_file_with_the_bytes_of_its_row_is_removed_or_put_aside(tmp_path:
         (tmp_path / name).write_bytes(b"ours")
     (tmp_path / "real/edited.jpg").write_bytes(b"mine")
     (tmp_path / "real/link.jpg").symlink_to("a.jpg")
+    before = sorted((tmp_path / "real").iterdir())
     for path in ("linked/a.jpg", "real/link.jpg", "real/edited.jpg", "real/none.jpg"):
         files.remove(path, sha256)
         assert files.quarantine_placeholder(path, sha256) is None
-    assert {path.name for path in (tmp_path / "real").iterdir()} == {
-        "a.jpg",
-        "b.jpg",
-        "c.jpg",
-        "edited.jpg",
-        "link.jpg",
-    }
+    assert sorted((tmp_path / "real").iterdir()) == before
     files.remove("real/a.jpg", sha256)
     assert files.quarantine_placeholder("real/b.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"
     assert files.quarantine_placeholder("real/c.jpg", sha256) == f".placeholders/{sha256[:16]}.jpg"

@@ -32,7 +32,7 @@ from mlimages.images import read_bytes
 from mlimages.labels import label_dir_auto
 from tests.conftest import RunCli
 from tests.gathering.conftest import links, run
-from tests.servers import Connection, Reply, Request, Site, answer, closed_port, in_turn, photo, silence
+from tests.servers import Reply, Site, answer, closed_port, in_turn, photo, silence
 
 
 def command(out: Path, source: object) -> list[str]:
@@ -240,30 +240,19 @@ def test_failed_links_are_tried_again_when_asked_all_or_by_reason(site: Site, tm
 
 
 def test_ctrl_c_ends_in_one_line_with_exit_130_and_the_next_run_goes_on(site: Site, tmp_path: Path) -> None:
-    started = []
-
-    def hang_after_five(connection: Connection, request: Request) -> None:
-        number = int(request.path[1:].partition(".")[0])
-        if number < 5:
-            answer(photo(number))(connection, request)
-        else:
-            started.append(number)
-            connection.pause()
-            raise ConnectionAbortedError
-
-    site.fallback = hang_after_five
-    source, out = links(tmp_path, *(site.url(f"/{n}.jpg") for n in range(9))), tmp_path / "out"
+    site.routes = {f"/{n}.jpg": answer(photo(n)) if n < 5 else silence() for n in range(9)}
+    source, out = links(tmp_path, *map(site.url, site.routes)), tmp_path / "out"
     process = subprocess.Popen(
         command(out, tmp_path / "cats.txt"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    while len(started) < 4 or len(list(read_manifest(out))) < 5:
+    while len(site.requests) < 9 or len(list(read_manifest(out))) < 5:
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
-    site.fallback = lambda connection, request: answer(photo(int(request.path[1:-4])))(connection, request)
+    site.routes = {f"/{n}.jpg": answer(photo(n)) for n in range(9)}
     site.requests.clear()
     assert run(source, out).ok == 9
     assert len(site.requests) == 4
@@ -444,29 +433,26 @@ def test_real_images_are_gathered_whole_and_strange_ones_end_with_a_reason(
     assert {min(row.width or 0, row.height or 0) for row in read_manifest(tmp_path / "small") if row.path} == {48}
 
 
-def test_a_disk_that_takes_half_an_image_ends_the_run(tmp_path: Path) -> None:
-    code = (
-        "import resource, sys; from pathlib import Path\n"
-        "from mlimages.gathering.download.body_file import BufferedFile\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "spool = BufferedFile(Path('a.part')); spool.write(bytes(1500)); spool.flush()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stderr.strip().splitlines()[-1].startswith("mlimages.core.errors.GatherError: . cannot be written: ")
-
-
-@pytest.mark.parametrize("statement", ["append(row)", "append_commit_row(keep_duplicates=False)"])
-def test_a_disk_that_takes_half_a_row_ends_the_run(tmp_path: Path, statement: str) -> None:
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("file = BufferedFile(Path('a.part')); file.write(bytes(1500)); file.flush()", "."),
+        ("writer.append(row)", "manifest.jsonl"),
+        ("writer.append_commit_row(keep_duplicates=False)", "manifest.jsonl"),
+    ],
+)
+def test_a_disk_that_takes_half_an_image_or_a_row_ends_the_run(tmp_path: Path, statement: str, name: str) -> None:
     code = (
         "import resource; from pathlib import Path\n"
         "from mlimages.core import FetchResult\n"
+        "from mlimages.gathering.download.body_file import BufferedFile\n"
         "from mlimages.gathering.store.manifest import ManifestWriter\n"
         "row, writer = FetchResult('http://a.example/1.jpg', 'a', 'failed'), ManifestWriter(Path('manifest.jsonl'))\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); writer.{statement}"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); {statement}"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1:]
-    assert last == ["mlimages.core.errors.GatherError: manifest.jsonl cannot be written: File too large"]
+    assert last == [f"mlimages.core.errors.GatherError: {name} cannot be written: File too large"]
 
 
 def test_a_manifest_that_cannot_be_opened_or_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from mlimages.dataset import compute_mean
 from mlimages.gathering import Openverse, gather_on, read_manifest
 from tests.conftest import RunCli
 from tests.gathering.conftest import links
-from tests.servers import Connection, Request, Site, answer, path_of, photo, urls_in
+from tests.servers import Connection, Request, Site, answer, path_of, photo, silence, urls_in
 
 ray = pytest.importorskip("ray")
 fsspec = pytest.importorskip("fsspec")
@@ -297,15 +297,8 @@ def test_a_process_that_dies_again_and_again_ends_the_run_and_the_next_one_goes_
 def test_a_signal_stops_every_process_and_the_same_command_goes_on(
     cluster: RayCluster, site: Site, tmp_path: Path, run_cli: RunCli, engine: str, number: signal.Signals
 ) -> None:
-    def hang_after_ten(connection: Connection, request: Request) -> None:
-        number = int(request.path[1:])
-        if number >= 10:
-            connection.pause()
-            raise ConnectionAbortedError
-        answer(photo(number))(connection, request)
-
-    site.fallback = hang_after_ten
-    links(tmp_path, *(site.url(f"/{n}") for n in range(14)))
+    site.routes = {f"/{n}": answer(photo(n)) if n < 10 else silence() for n in range(14)}
+    links(tmp_path, *map(site.url, site.routes))
     words = ["gather", "urls", "cats.txt", "-o", "out", "--allow-private"]
     ray_words = ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
     words += ray_words if engine == "ray" else ["--workers", "2"]
@@ -322,7 +315,7 @@ def test_a_signal_stops_every_process_and_the_same_command_goes_on(
         assert process.returncode == 130, errors
         assert errors.strip().splitlines()[-1] == "mlimages: interrupted; run the same command again to resume"
     assert "Traceback" not in errors
-    site.fallback = lambda connection, request: answer(photo(int(request.path[1:])))(connection, request)
+    site.routes = {f"/{n}": answer(photo(n)) for n in range(14)}
     site.requests.clear()
     done = run_cli(*words)
     assert "14 images, 0 duplicates, 0 failed links in out" in done.stdout

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlimages import UrlList, gather
 from mlimages.checks import check
 from mlimages.core import (
     FetchResult,
@@ -37,9 +36,9 @@ from mlimages.gathering.store.shard_storage import ShardStorage, strip_shard_nam
 from mlimages.images import find_images
 from mlimages.images.reading import read_bytes
 from mlimages.labels import LabelFile, label_dir_auto, open_labels, write_class_folders
+from tests.gathering import conftest
 from tests.servers import Site, answer, photo
 
-FAST = {"allow_private": True, "retries": 0, "max_wait_s": 0.0, "decoders": 1, "layout": "tar"}
 COUNT = 12
 
 
@@ -61,8 +60,8 @@ def write_list(site: Site, folder: Path, classes: str) -> Path:
     return folder / "links.csv"
 
 
-def run(source: Path, out: Path, **options: object) -> GatherSummary:
-    return gather(UrlList(source), out, **{**FAST, **options})  # type: ignore[arg-type]
+def run(source: Path, out: Path | str, **options: object) -> GatherSummary:
+    return conftest.run(source, out, **{"layout": "tar", **options})
 
 
 def images(out: Path) -> dict[str, set[bytes]]:
@@ -240,7 +239,7 @@ def test_a_mixture_metadata_and_an_address_are_refused_before_anything_is_asked(
         run(links, tmp_path / "out", metadata=True)
     pytest.importorskip("upath")
     with pytest.raises(InputError, match="requires a local folder"):
-        gather(UrlList(links), "memory://shards", **FAST)  # type: ignore[arg-type]
+        run(links, "memory://shards")
     assert not site.requests
 
 
@@ -305,15 +304,17 @@ def test_an_extended_header_without_sense_or_bound_costs_its_name_alone(tmp_path
     assert (found.offset, found.num_bytes) == (size + 1024, 0)
 
 
-def tar_of(*names: str) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for name in names:
-            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    return data.getvalue()
+def tar_of(files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
 
 
-OURS, OTHER = tar_of("a/1.json", "a/1.jpg"), tar_of("b/1.txt")
+OURS, OTHER = tar_of({"a/1.json": b"", "a/1.jpg": b""}), tar_of({"b/1.txt": b""})
 FOLDER = tarfile.TarInfo("mine")
 FOLDER.type = tarfile.DIRTYPE
 
@@ -323,7 +324,7 @@ FOLDER.type = tarfile.DIRTYPE
     {
         "two archives in one": OURS + OTHER,
         "a folder was added": OURS[:1024] + FOLDER.tobuf() + bytes(10240),
-        "the last file is a JSON": tar_of("a/1.jpg", "a/1.json", "b.json"),
+        "the last file is a JSON": tar_of(dict.fromkeys(["a/1.jpg", "a/1.json", "b.json"], b"")),
         "a format without `ustar`": OURS.replace(b"ustar", bytes(5)),
         "an entry of 8 GB and more": OURS[:1024] + header("c", b"\x80" + bytes(5) + b"\2" + bytes(5)) + bytes(2048),
         "compressed": gzip.compress(Random(0).randbytes(2048)),
@@ -349,13 +350,9 @@ def test_only_a_shard_at_the_beginning_of_a_path_is_left_out() -> None:
     assert list(map(strip_shard_name, paths)) == ["a/1.jpg", "a/1.jpg", "images/images-00000.tar/1.jpg"]
 
 
-def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMAT) -> None:
+def write_tar(path: Path, files: dict[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=form) as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    path.write_bytes(tar_of(files))
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -364,7 +361,7 @@ def write_tar(path: Path, files: dict[str, bytes], form: int = tarfile.PAX_FORMA
 )
 def test_members_are_those_that_tarfile_finds(tmp_path: Path, form: int, name: str) -> None:
     path = tmp_path / "x-00000.tar"
-    write_tar(path, {name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form)
+    path.write_bytes(tar_of({name: b"1", "z/" + name[1:]: b"22" * 300, "last": b""}, form))
     with tarfile.open(path) as tar:
         found = [(normpath(info.name), info.offset_data, info.size) for info in tar]
     assert [(one.name, one.offset, one.num_bytes) for one in iter_members(path)] == found
