@@ -213,12 +213,15 @@ def write_onnx(
     write_model(model, external_data_path(network), path)
     external_data_path(network).unlink(missing_ok=True)
     compute_logits = load_in_onnxruntime(path)
+    normalization = trained_network.preprocessing.normalization
+    # Only the file name of the mean image, since its folder would reveal details of this machine.
+    normalization = replace(normalization, mean_image=Path(normalization.mean_image).name)
     versions = {name: version(name) for name in ("mlimages", "onnx", "onnxruntime", "pillow", "torch")}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     bundle = OnnxBundle(
         path=path,
         class_names=trained_network.class_names,
-        preprocessing=_redact_mean_image_folder(trained_network.preprocessing),
+        preprocessing=replace(trained_network.preprocessing, normalization=normalization),
         model=trained_network.model_name,
         parity_test_image=_make_parity_test_image(trained_network, compute_logits if resize_implementation else None),
         includes_preprocessing=resize_implementation is not None,
@@ -341,10 +344,3 @@ def _make_parity_test_image(trained_network: TrainedNetwork, compute_logits: Com
 def round_logits(logits: NDArray[np.float32]) -> tuple[float, ...]:
     """Round the logits `(classes,)` of a parity test image to nine significant digits, enough to restore float32."""
     return tuple(float(f"{logit:.9g}") for logit in logits)
-
-
-def _redact_mean_image_folder(preprocessing: Preprocessing) -> Preprocessing:
-    """Keep only the file name of the mean image, since its folder would reveal details of this machine."""
-    normalization = preprocessing.normalization
-    name = Path(normalization.mean_image).name if normalization.mean_image else ""
-    return replace(preprocessing, normalization=replace(normalization, mean_image=name))

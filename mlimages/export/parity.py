@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlimages import images
-from mlimages.core import ExportError, ImageError, ImageProperty, LabeledPath, Progress, ThreadPool, format_percent
+from mlimages.core import ExportError, ImageError, LabeledPath, Progress, ThreadPool, format_percent
 from mlimages.export.onnx_writer import TrainedNetwork
 from mlimages.export.targets import ComputeLogits
 from mlimages.inference import OnnxBundle, ParityResult, Task, compute_relative_difference, to_graph_input
@@ -67,10 +67,16 @@ def compute_network_outputs(
     trained_network: TrainedNetwork, items: Iterable[LabeledPath], *, progress: Progress
 ) -> NetworkOutputs:
     """Return the trained network's logits for every image that can be decoded."""
+
+    def decode() -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
+        for item in items:
+            with suppress(ImageError):
+                yield item, images.load_pixels(item.path, trained_network.preprocessing.image)
+
     progress.start("network", None, "images")
     decoded_items: list[LabeledPath] = []
     logits = [np.empty((0, len(trained_network.class_names)), np.float32)]
-    decoded = _iter_preprocessed_images(items, trained_network.preprocessing.image)
+    decoded = decode()
     while batch := list(islice(decoded, BATCH_SIZE)):
         decoded_items += [item for item, _ in batch]
         logits.append(trained_network.compute_logits([pixels for _, pixels in batch]))
@@ -129,16 +135,14 @@ class _ImageComparison:
         relative_difference: largest difference of a logit, relative to the largest absolute logit.
         torch_classes, onnx_classes: indices of the predicted classes: the most probable one, or all that reach their
             thresholds if the model is multi-label.
-        matches: whether the outputs are within the tolerance.
-        mismatch_cause: what the difference is due to: "network", "resize", or empty if the outputs match.
+        mismatch_cause: what a difference beyond the tolerance is due to; "" if the outputs match.
     """
 
     path: Path
     relative_difference: float
     torch_classes: tuple[int, ...]
     onnx_classes: tuple[int, ...]
-    matches: bool
-    mismatch_cause: Literal["", "network", "resize"] = ""
+    mismatch_cause: Literal["", "network", "resize"]
 
     def describe_mismatch(self, class_names: tuple[str, ...]) -> str:
         network, file = (
@@ -168,19 +172,17 @@ class _LogitsComparer:
         """
         prop, rgb = self.trained_network.preprocessing.image, images.load_rgb(path)
         logits = self.compute_onnx_logits(np.asarray(rgb)[None])[0]  # (classes,)
-        end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE)
-        if end_to_end.matches:
+        end_to_end = self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE, cause="resize")
+        if not end_to_end.mismatch_cause:
             return end_to_end
         pixels, full_pixels = images.load_pixels(path, prop), images.prepare_pixels(rgb, prop)
         same_pixels_logits = self.compute_onnx_logits(to_graph_input([pixels], prop))[0]
-        same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, LOGIT_TOLERANCE)
-        if not same_pixels.matches:
-            return replace(same_pixels, mismatch_cause="network")
-        full_decode = expected_logits
+        same_pixels = self._compare_logits(path, same_pixels_logits, expected_logits, LOGIT_TOLERANCE, cause="network")
+        if same_pixels.mismatch_cause:
+            return same_pixels
         if not np.array_equal(pixels, full_pixels):  # load_pixels may decode a JPEG at reduced size
-            full_decode = self.trained_network.compute_logits([full_pixels])[0]
-        end_to_end = self._compare_logits(path, logits, full_decode, RESIZE_TOLERANCE)
-        return end_to_end if end_to_end.matches else replace(end_to_end, mismatch_cause="resize")
+            expected_logits = self.trained_network.compute_logits([full_pixels])[0]
+        return self._compare_logits(path, logits, expected_logits, RESIZE_TOLERANCE, cause="resize")
 
     def compare_without_preprocessing(self, path: Path, expected_logits: NDArray[np.float32]) -> _ImageComparison:
         """Compare the logits of an exported file without preprocessing with those of the network.
@@ -189,23 +191,20 @@ class _LogitsComparer:
         """
         pixels = images.load_pixels(path, self.trained_network.preprocessing.image)
         x = self.trained_network.normalize_pixels([pixels]).numpy()  # (1, C, H, W)
-        comparison = self._compare_logits(path, self.compute_onnx_logits(x)[0], expected_logits, LOGIT_TOLERANCE)
-        return comparison if comparison.matches else replace(comparison, mismatch_cause="network")
+        logits = self.compute_onnx_logits(x)[0]  # (classes,)
+        return self._compare_logits(path, logits, expected_logits, LOGIT_TOLERANCE, cause="network")
 
     def _compare_logits(
-        self, path: Path, logits: NDArray[np.float32], expected_logits: NDArray[np.float32], tolerance: float
+        self,
+        path: Path,
+        logits: NDArray[np.float32],
+        expected_logits: NDArray[np.float32],
+        tolerance: float,
+        *,
+        cause: Literal["network", "resize"],
     ) -> _ImageComparison:
         difference = float(compute_relative_difference(logits[None], expected_logits[None])[0])
         torch_classes, onnx_classes = (self.task.predict_classes(each) for each in (expected_logits, logits))
         margin = self.task.compute_margin_over(expected_logits, onnx_classes)
         matches = difference <= tolerance and margin <= NEAR_TIE_MARGIN
-        return _ImageComparison(path, difference, torch_classes, onnx_classes, matches)
-
-
-def _iter_preprocessed_images(
-    items: Iterable[LabeledPath], image_property: ImageProperty
-) -> Iterator[tuple[LabeledPath, NDArray[np.uint8]]]:
-    """Yield each item with its resized and cropped image `(h, w, C)`; skip images that cannot be decoded."""
-    for item in items:
-        with suppress(ImageError):
-            yield item, images.load_pixels(item.path, image_property)
+        return _ImageComparison(path, difference, torch_classes, onnx_classes, "" if matches else cause)

@@ -22,7 +22,7 @@ from mlimages.core import (
     write_output,
 )
 from mlimages.inference.onnx_file import copy_with_metadata, open_session, read_metadata
-from mlimages.inference.tasks import MultiLabel, SingleLabel
+from mlimages.inference.tasks import MultiLabel, SingleLabel, Task
 
 METADATA_VERSION = 1
 """Version of the JSON under the metadata key `mlimages`."""
@@ -228,7 +228,7 @@ class OnnxBundle:
     provenance: Provenance = field(default=Provenance(), repr=False)
 
     @property
-    def task(self) -> SingleLabel | MultiLabel:
+    def task(self) -> Task:
         """The task of the model, which defines its probabilities and scores: single-label or multi-label."""
         return MultiLabel(self.thresholds) if self.multi_label else SingleLabel()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,53 +18,13 @@ TargetArray = NDArray[Any]
 ClassIndices = tuple[int, ...]
 
 
-class Task(Protocol):
-    """Converts logits to probabilities and predicted classes, and scores them."""
-
-    @property
-    def score_name(self) -> str:
-        """Name of the main score: accuracy or mAP."""
-
-    def compute_probabilities(self, logits: FloatArray, temperature: float = 1.0) -> FloatArray:
-        """Return the probabilities `(N, classes)` of `logits / temperature`."""
-
-    def make_targets(self, images: Iterable[LabeledPath], num_classes: int) -> TargetArray:
-        """Return the true class indices `(N,)`; for a multi-label task, multi-hot bool `(N, classes)`."""
-
-    def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
-        """Return the score of probabilities `(N, classes)` with its 95 % interval."""
-
-    def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
-        """Return the mean loss in nats of `logits / temperature` `(N, classes)`, as in training."""
-
-    def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
-        """Return the expected calibration error, 0 to 1."""
-
-    def apply_thresholds(self, probabilities: FloatArray) -> ClassIndices | None:
-        """Return the indices of the classes whose probability `(classes,)` is at least the threshold of the class.
-
-        Return None for a single-label task, which has no thresholds.
-        """
-
-    def predict_classes(self, logits: FloatArray) -> ClassIndices:
-        """Return the indices of the classes that are predicted from logits `(classes,)`."""
-
-    def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the margin in probability of the classes predicted from `logits` over `other_prediction`.
-
-        It is 0 if the two predictions are equal. For a single-label task, it is the probability of the predicted class
-        minus that of the other class. For a multi-label task, it is the largest `|probability - threshold|` of the
-        classes on which the predictions disagree: all of these probabilities would have to cross their thresholds.
-
-        Args:
-            logits: logits `(classes,)` of one image.
-            other_prediction: the classes that another network predicts for the image.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class SingleLabel:
-    """The task of predicting one class per image: probabilities are a softmax, and the score is the accuracy."""
+    """The task of predicting one class per image: probabilities are a softmax, and the score is the accuracy.
+
+    Attributes:
+        score_name: name of the main score.
+    """
 
     score_name = "accuracy"
 
@@ -77,26 +37,29 @@ class SingleLabel:
         return np.array([image.label for image in images], np.int64)
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
-        """Return the accuracy with Wilson's 95 % interval."""
+        """Return the accuracy of probabilities `(N, classes)` with Wilson's 95 % interval."""
         return estimate_proportion(int((probabilities.argmax(axis=1) == targets).sum()), len(targets))
 
     def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
-        """Return the mean cross-entropy."""
+        """Return the mean cross-entropy of `logits / temperature` `(N, classes)` in nats, as in training."""
         return cross_entropy(logits, targets, temperature)
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
-        """Return the calibration error, with the highest probability of each image as its confidence."""
+        """Return the calibration error, 0 to 1, with the highest probability of each image as its confidence."""
         return expected_calibration_error(probabilities, targets)
 
     def apply_thresholds(self, probabilities: FloatArray) -> None:
         """Return None, since a single-label task has no thresholds."""
 
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
-        """Return the index of the most probable class, as a tuple."""
+        """Return the index of the most probable class, as a tuple, from logits `(classes,)`."""
         return (int(logits.argmax()),)
 
     def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
-        """Return the difference between the probabilities of the most probable class and of `other_prediction`."""
+        """Return the probability of the most probable class minus that of `other_prediction`, from logits `(classes,)`.
+
+        `other_prediction` is what another network predicts for the image.
+        """
         odds = np.exp(logits - logits.max())
         return float((odds[logits.argmax()] - odds[other_prediction[0]]) / odds.sum())
 
@@ -107,6 +70,7 @@ class MultiLabel:
 
     Attributes:
         thresholds: minimum probability at which each class is predicted; 0.5 for all classes if empty.
+        score_name: name of the main score.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -122,16 +86,16 @@ class MultiLabel:
         return multi_hot([image.class_indices for image in images], num_classes).astype(bool)
 
     def score(self, probabilities: FloatArray, targets: TargetArray) -> Proportion:
-        """Return the mean average precision with its 95 % interval."""
+        """Return the mean average precision of probabilities `(N, classes)` with its 95 % interval."""
         return average_precisions(probabilities, targets.astype(bool)).mean
 
     def compute_loss(self, logits: FloatArray, targets: TargetArray, temperature: float = 1.0) -> float:
-        """Return the mean binary cross-entropy over all pairs of image and class."""
+        """Return the mean binary cross-entropy of `logits / temperature` in nats, over all pairs of image and class."""
         scaled = logits.astype(np.float64) / temperature
         return float((np.logaddexp(0, scaled) - targets * scaled).mean())
 
     def compute_calibration_error(self, probabilities: FloatArray, targets: TargetArray) -> float:
-        """Return the calibration error over all pairs of image and class."""
+        """Return the calibration error, 0 to 1, over all pairs of image and class."""
         both = np.stack([1 - probabilities.ravel(), probabilities.ravel()], axis=1)
         return expected_calibration_error(both, targets.ravel().astype(np.int64))
 
@@ -141,21 +105,26 @@ class MultiLabel:
         return np.asarray(probabilities >= thresholds)
 
     def apply_thresholds(self, probabilities: FloatArray) -> ClassIndices:
-        """Return the indices of the classes that reach their threshold."""
+        """Return the indices of the classes whose probability `(classes,)` is at least the threshold of the class."""
         return tuple(np.flatnonzero(self.compute_label_mask(probabilities)).tolist())
 
     def predict_classes(self, logits: FloatArray) -> ClassIndices:
-        """Return the indices of the classes that reach their threshold."""
+        """Return the indices of the classes that reach their threshold, from logits `(classes,)`."""
         return self.apply_thresholds(sigmoid(logits))
 
     def compute_margin_over(self, logits: FloatArray, other_prediction: ClassIndices) -> float:
         """Return the largest `|probability - threshold|` of the classes on which the predictions disagree; 0 if none.
 
-        All of these probabilities would have to cross their thresholds to give `other_prediction`.
+        All of these probabilities would have to cross their thresholds to give `other_prediction`, which is what
+        another network predicts for the image.
         """
         others = np.array(sorted({*self.predict_classes(logits)} ^ {*other_prediction}), np.int64)
         thresholds = np.broadcast_to(self.thresholds or (0.5,), logits.shape)
         return float(np.abs(sigmoid(logits) - thresholds)[others].max(initial=0.0))
+
+
+Task = SingleLabel | MultiLabel
+"""Converts logits to probabilities and predicted classes, and scores them."""
 
 
 def sigmoid(logits: FloatArray) -> NDArray[np.float64]:

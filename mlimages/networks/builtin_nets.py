@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -88,7 +89,9 @@ def _make_cifar10_cnn(num_classes: int, channels: int, size: HeightWidth) -> Nam
     ]
 
 
-def _make_alexnet(num_classes: int, channels: int, *, groups: int, lrn_alpha: float, lrn_k: float) -> NamedLayers:
+def _make_alexnet(
+    num_classes: int, channels: int, size: HeightWidth, *, groups: int, lrn_alpha: float, lrn_k: float
+) -> NamedLayers:
     layers: NamedLayers = [
         ("conv1", nn.Conv2d(channels, 96, 11, stride=4)),
         ("relu1", nn.ReLU()),
@@ -122,18 +125,6 @@ def _make_alexnet(num_classes: int, channels: int, *, groups: int, lrn_alpha: fl
     return layers
 
 
-def _make_alex(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
-    """AlexNet as in Krizhevsky et al. 2012, but without its two channel groups."""
-    # Krizhevsky et al. 2012: alpha 1e-4 multiplies the sum over 5 channels (torch divides it by 5), k 2.
-    return _make_alexnet(num_classes, channels, groups=1, lrn_alpha=5e-4, lrn_k=2.0)
-
-
-def _make_alex_grouped(num_classes: int, channels: int, size: HeightWidth) -> NamedLayers:
-    """AlexNet as in Caffe, with two channel groups."""
-    # bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
-    return _make_alexnet(num_classes, channels, groups=2, lrn_alpha=1e-4, lrn_k=1.0)
-
-
 def _make_preprocessing(size_px: int, normalization: Normalization | None = None, **options: Any) -> Preprocessing:
     return Preprocessing(ImageProperty(size_px, **options), normalization or Normalization())
 
@@ -144,6 +135,12 @@ _CAFFE_NORMALIZATION = Normalization(scale=1.0, mean=(122.67891434, 116.66876762
 
 The values of `mean` are in RGB order.
 """
+
+# Krizhevsky et al. 2012, but without the two channel groups: alpha 1e-4 multiplies the sum over 5 channels (torch
+# divides it by 5), k 2.
+_make_alex = partial(_make_alexnet, groups=1, lrn_alpha=5e-4, lrn_k=2.0)
+# bvlc_alexnet of Caffe: alpha 1e-4 is divided by 5 as in torch, k 1; the two towers are two channel groups.
+_make_alex_grouped = partial(_make_alexnet, groups=2, lrn_alpha=1e-4, lrn_k=1.0)
 
 BUILTIN_NETS = {
     "alex": BuiltinNet(_make_alex, _make_preprocessing(227, _IMAGENET_NORMALIZATION, shorter_px=256)),

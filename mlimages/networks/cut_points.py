@@ -61,9 +61,10 @@ def find_cut_points(model: Model) -> tuple[CutPoint, ...]:
     """
     order, widths = _trace_layers(model)
     points: dict[str, CutPoint] = {}
-    for name, path in _find_candidate_layers(model):
+    for name, path in _find_candidate_layers(model, order):
         indices = [index for index, leaf in enumerate(order) if f"{leaf}.".startswith(f"{path}.")]
-        next_layer = _find_next_layer(model.network, order[indices[-1] + 1 :]) if indices else None
+        later = order[indices[-1] + 1 :] if indices else []
+        next_layer = next((leaf for leaf in later if _has_weights(model.network.get_submodule(leaf))), None)
         if next_layer in widths:
             points.setdefault(next_layer, CutPoint(name, next_layer, widths[next_layer]))
     if not points:
@@ -142,21 +143,15 @@ def _global_avg_pool(x: Tensor, layer: nn.Module) -> Tensor:
     return x.flatten(1, -2).mean(dim=1) if x.ndim > 2 else x
 
 
-def _find_candidate_layers(model: Model) -> list[tuple[str, str]]:
-    """Return the name and module path of each layer or stage that may be the last frozen one."""
+def _find_candidate_layers(model: Model, order: list[str]) -> list[tuple[str, str]]:
+    """Return the name and module path of each layer or stage that may be the last frozen one.
+
+    `order` are the paths of the leaf modules in order of execution.
+    """
     if not model.layer_aliases:
         return [(path, path) for path in _find_stages(model)]
     by_path = {path: name for name, path in reversed([*model.layer_aliases.items()])}  # conv1_1 before conv1
-    return sorted(((name, path) for path, name in by_path.items() if not model.is_head(path)), key=_get_layer_order)
-
-
-def _get_layer_order(name_and_path: tuple[str, str]) -> tuple[str, int]:
-    """Return a sort key for the layers of AlexNet and VGG: `features.2`, `features.10`, `classifier.1`.
-
-    The module `features` comes before `classifier`, and indices are sorted as numbers.
-    """
-    container, _, index = name_and_path[1].rpartition(".")
-    return ("" if container == "features" else container), int(index)
+    return [(by_path[path], path) for path in order if path in by_path and not model.is_head(path)]
 
 
 def _find_stages(model: Model) -> list[str]:
@@ -187,16 +182,13 @@ def _is_head_or_norm(model: Model, path: str) -> bool:
     return contains_head or isinstance(model.network.get_submodule(path), _NORM_LAYERS)
 
 
+def _has_weights(layer: nn.Module) -> bool:
+    """Return whether a layer has parameters and is not a normalization layer."""
+    return _count_parameters(layer) > 0 and not isinstance(layer, _NORM_LAYERS)
+
+
 def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _find_next_layer(network: nn.Module, later_layers: list[str]) -> str | None:
-    """Return the first of `later_layers` with weights that is not a normalization layer; None if there is none."""
-    modules = ((path, network.get_submodule(path)) for path in later_layers)
-    return next(
-        (path for path, module in modules if _count_parameters(module) and not isinstance(module, _NORM_LAYERS)), None
-    )
 
 
 def _trace_layers(model: Model) -> tuple[list[str], dict[str, int]]:

@@ -111,20 +111,14 @@ def _find_layers_up_to(model: Model, layer_name: str) -> set[str]:
         return set()
     if layer_name == "head":
         return {name for name in _list_layers(model.network) if not model.is_head(name)}
-    order = _order_layers(model.network)
+    order, graph = _list_layers(model.network), trace(model.network)
+    if graph is not None:  # the same layers, but in order of execution
+        order = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     path = model.layer_aliases.get(layer_name, layer_name)
     indices = [index for index, name in enumerate(order) if is_in_modules(name, {path})]
     if not indices:
         raise ModelError(_format_unknown_layer_error(layer_name, model))
     return set(order[: indices[-1] + 1])
-
-
-def _order_layers(network: nn.Module) -> list[str]:
-    """Return the layers that `_list_layers` returns, but in order of execution if the network can be traced."""
-    graph = trace(network)
-    if graph is None:
-        return _list_layers(network)
-    return [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
 
 
 def _list_layers(network: nn.Module) -> list[str]:
@@ -173,9 +167,9 @@ class _Tracer(fx.Tracer):
         functions: tuple[Any, ...] = ()
         if "timm" in sys.modules:
             # Import timm only for networks from timm.
-            from mlimages.networks.timm_architecture import find_notrace_leaves
+            from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 
-            self._leaf_types, functions = find_notrace_leaves()
+            self._leaf_types, functions = tuple(get_notrace_modules()), tuple(get_notrace_functions())
         super().__init__(autowrap_functions=functions)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

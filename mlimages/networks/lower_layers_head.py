@@ -121,13 +121,11 @@ def _find_node_before_flattening(network: nn.Module, node: fx.Node) -> fx.Node:
     Return `node` if there is no feature map, or if a layer with weights is between it and `node`.
     """
     maps = node
-    while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1 and not _has_weights(network, maps):
+    while _count_dims(maps) == 2 and len(maps.all_input_nodes) == 1:
+        if maps.op == "call_module" and any(True for _ in network.get_submodule(str(maps.target)).parameters()):
+            break
         maps = maps.all_input_nodes[0]
     return maps if _count_dims(maps) == 4 else node
-
-
-def _has_weights(network: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and any(True for _ in network.get_submodule(str(node.target)).parameters())
 
 
 def _count_dims(node: fx.Node) -> int:

@@ -275,10 +275,8 @@ def override_image_property(
     if size is not None:
         width, height = (size, size) if isinstance(size, int) else size
         # The margin around the crop keeps its proportion.
-        margin, larger = (
-            image_property.shorter_px / max(image_property.width, image_property.height),
-            max(width, height),
-        )
+        margin = image_property.shorter_px / max(image_property.width, image_property.height)
+        larger = max(width, height)
         shorter_px = max(larger, round(larger * margin))
         image_property = replace(image_property, width=width, height=height, shorter_px=shorter_px)
     if resize is not None:

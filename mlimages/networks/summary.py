@@ -206,7 +206,8 @@ class _CallRecorder:
         """
         found = set()
         for path, module in self._modules.items():
-            if path in self.calls and _has_only_own_parameters(module):
+            num_own, num_all = (sum(1 for _ in module.parameters(recurse=recurse)) for recurse in (False, True))
+            if path in self.calls and 0 < num_own == num_all:
                 found.add(path)
             elif path not in self.calls and not parameter_ids.isdisjoint(map(id, module.parameters(recurse=False))):
                 found.update([parent for parent in _list_parents(path) if parent in self.calls][-1:])
@@ -220,7 +221,7 @@ class _CallRecorder:
             window = None
         return Layer(
             name=self._names.get(module_path, module_path),
-            kind=_describe_layer_kind(module),
+            kind=next((k for types, k in _LAYER_KINDS if isinstance(module, types)), type(module).__name__.lower()),
             output=call.output_shape,
             parameters=sum(p.numel() for p in module.parameters()),
             state=_get_layer_state(module),
@@ -247,16 +248,6 @@ class _CallRecorder:
 
 def _list_parents(module_path: str) -> list[str]:
     return [module_path[:end] for end, char in enumerate(module_path) if char == "."]
-
-
-def _has_only_own_parameters(module: nn.Module) -> bool:
-    """Return whether a module has parameters, and its submodules have none."""
-    own, total = (sum(1 for _ in module.parameters(recurse=recurse)) for recurse in (False, True))
-    return 0 < own == total
-
-
-def _describe_layer_kind(module: nn.Module) -> str:
-    return next((kind for types, kind in _LAYER_KINDS if isinstance(module, types)), type(module).__name__.lower())
 
 
 def _get_layer_state(module: nn.Module) -> LayerState:

@@ -17,7 +17,6 @@ import torch
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.data.config import resolve_model_data_config
-from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, nn
 
 from mlimages.core import (
@@ -142,10 +141,15 @@ class TimmArchitecture(Architecture):
         If it depends on the image size, as with position embeddings, it is created for the size of `image_property`.
         """
         if self.timm_name.startswith(HUB_PREFIX):
-            self._check_config_is_available(self.timm_name.removeprefix(HUB_PREFIX))
+            repository = self.timm_name.removeprefix(HUB_PREFIX)
+            try:
+                _check_hub_is_reachable(repository, CONFIG_FILE)
+            except Exception as error:  # the Hub client raises errors of many kinds
+                raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
         try:
             network: nn.Module = timm.create_model(self.timm_name, **options)
-            if image_property is None or _find_input_size(network) == image_property.shape[1:]:
+            size = tuple(resolve_model_data_config(network)["input_size"][1:])  # height, width
+            if image_property is None or size == image_property.shape[1:]:
                 return network
             with suppress(TypeError):  # most networks have no such argument and accept any size
                 network = timm.create_model(self.timm_name, img_size=image_property.shape[1:], **options)
@@ -156,13 +160,6 @@ class TimmArchitecture(Architecture):
                 f"timm {timm.__version__} has no model {self.timm_name!r}: see timm.list_models()"
             ) from None
         return network
-
-    def _check_config_is_available(self, repository: str) -> None:
-        """Raise ModelError if the configuration of a network on the Hub is not cached and cannot be downloaded."""
-        try:
-            _check_hub_is_reachable(repository, CONFIG_FILE)
-        except Exception as error:  # the Hub client raises errors of many kinds
-            raise self._make_unavailable_error(f"{repository}/{CONFIG_FILE}", error) from error
 
     def _make_unavailable_error(self, source: str, error: Exception) -> ModelError:
         folder = get_download_path(source).parent if source == self._weights_url else constants.HF_HUB_CACHE
@@ -239,13 +236,3 @@ def _check_hub_is_reachable(repository: str, file_name: str) -> None:
     if not isinstance(try_to_load_from_cache(repository, file_name), str):
         with suppress(EntryNotFoundError):  # timm then tries an older file name
             get_hf_file_metadata(hf_hub_url(repository, file_name), timeout=METADATA_TIMEOUT_S)
-
-
-def _find_input_size(network: nn.Module) -> tuple[int, ...]:
-    """Return the image's (height, width) in pixels from timm's configuration of the network."""
-    return tuple(resolve_model_data_config(network)["input_size"][1:])
-
-
-def find_notrace_leaves() -> tuple[tuple[type[nn.Module], ...], tuple[Any, ...]]:
-    """Return the timm modules and functions that symbolic tracing must treat as leaves."""
-    return tuple(get_notrace_modules()), tuple(get_notrace_functions())

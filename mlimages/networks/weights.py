@@ -56,7 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
         raise ModelError(f"{path} cannot be read as {path.suffix} weights: {cause}") from error
     if not state_dict:
         raise ModelError(f"{path} contains no tensors: save the network's state_dict()")
-    return {name: _to_float32(tensor) for name, tensor in state_dict.items()}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state_dict.items()}
 
 
 def _diagnose_unreadable_file(path: Path) -> str:
@@ -121,10 +121,6 @@ _READERS_BY_SUFFIX: dict[str, Any] = {
     ".npz": _read_npz,
     **dict.fromkeys((".pth", ".pt", ".ckpt", ".bin", ".tar"), _read_torch_checkpoint),
 }
-
-
-def _to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def rename_tensors_by_order(
