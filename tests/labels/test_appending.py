@@ -32,6 +32,10 @@ def images(folder: Path, *names: str) -> None:
         path.write_bytes(jpeg(scene(number, width=60, height=40)))
 
 
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def listed(folder: Path, *names: str) -> list[str]:
     files = [LabelFile(folder / name) for name in names]
     return sorted(

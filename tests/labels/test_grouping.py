@@ -9,7 +9,7 @@ import pytest
 from mlimages.core import as_path, read_settings, record_settings
 from mlimages.labels import LabelFile, group_by_pattern
 from tests.conftest import RunCli
-from tests.labels.test_appending import images
+from tests.labels.test_appending import images, read_files
 
 GROUP = r"P\d+"
 SPLIT = ("-o", "l.txt", "--split", "0.5,0.5")
@@ -23,10 +23,6 @@ def add_patients(folder: Path, *numbers: int) -> None:
 def folder(tmp_path: Path) -> Path:
     add_patients(tmp_path, *range(10))
     return tmp_path
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def find_split_patients(*paths: Path) -> set[str]:

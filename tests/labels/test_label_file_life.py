@@ -126,6 +126,10 @@ TestLabelFileLife.settings = settings(
     max_examples=int(os.environ.get("MLIMAGES_STATEFUL_EXAMPLES", "10")), stateful_step_count=15, deadline=None
 )
 
+THREE_IMAGES = LabelFile(
+    "x.txt", items=lambda: [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)], class_names=("a", "b", "c")
+)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),
@@ -142,10 +146,8 @@ TestLabelFileLife.settings = settings(
     ],
 )
 def test_indices_and_masks_of_another_length_select_no_images(values: Iterable[object], message: str) -> None:
-    items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]
-    labels = LabelFile("x.txt", items=lambda: items, class_names=("a", "b", "c"))
     with pytest.raises(InputError, match=message):
-        labels.where(values)
+        THREE_IMAGES.where(values)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,5 @@ def test_indices_and_masks_of_another_length_select_no_images(values: Iterable[o
     ids=["list", "generator", "array", "list of NumPy's booleans", "tensor"],
 )
 def test_a_mask_selects_the_images_where_it_is_true(mask: Iterable[object]) -> None:
-    items = [LabeledPath(Path(f"{n}.jpg"), n) for n in range(3)]
-    selected = LabelFile("x.txt", items=lambda: items, class_names=("a", "b", "c")).where(mask)
-    assert list(selected) == list(selected) == items[1:]
+    selected = THREE_IMAGES.where(mask)
+    assert list(selected) == list(selected) == list(THREE_IMAGES)[1:]

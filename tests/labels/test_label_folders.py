@@ -159,12 +159,6 @@ def test_what_we_made_ourselves_is_no_image_of_the_dataset(tmp_path: Path, invok
     assert invoke_cli("label", ".").stdout == "labels.txt: 2 images, 2 classes: a 1, b 1\n"
 
 
-def test_classes_come_from_the_names_where_there_are_no_folders(tmp_path: Path, invoke_cli: RunCli) -> None:
-    touch(tmp_path / "pets", "cat.1.jpg", "cat.2.jpg", "dog.1.jpg")
-    invoke_cli("label", "pets", "--class-from", r"^(\w+)\.", "-o", "all.txt")
-    assert classes(LabelFile(tmp_path / "all.txt")) == {"cat": 2, "dog": 1}
-
-
 def test_one_class_and_classes_without_images_are_said(tmp_path: Path, invoke_cli: RunCli) -> None:
     touch(tmp_path / "one", "cats/1.jpg", "cats/2.jpg")
     assert "only one class: a classifier needs at least two" in invoke_cli("label", "one").stderr

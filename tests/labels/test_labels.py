@@ -434,14 +434,6 @@ def test_long_class_names_of_any_script_become_unique_folders(tmp_path: Path, na
     assert all(name.startswith(folder.removesuffix("_2")) and folder == folder.strip() for folder in folders)
 
 
-def test_images_of_the_same_name_do_not_hide_each_other_nor_leave_the_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "x/1.jpg", "y/1.jpg")
-    items = [LabeledPath(tmp_path / "x/1.jpg", 0), LabeledPath(tmp_path / "y/1.jpg", 0)]
-    write_class_folders(LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("../../up",)), tmp_path / "out")
-    laid = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
-    assert laid == ["out/_.._up/1.jpg", "out/_.._up/1_2.jpg"]
-
-
 @given(names=st.lists(st.text(min_size=1, max_size=6), max_size=12, unique=True), longest=st.integers(1, 8))
 def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: int) -> None:
     found = make_folder_names(names, max_length=longest)
@@ -449,15 +441,19 @@ def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: 
     assert not any(set(name) & set("/\\") or name in (".", "..") for name in found)
 
 
-def test_made_up_names_hide_no_image_and_two_classes_share_no_folder(tmp_path: Path) -> None:
+def test_made_up_names_hide_no_image_nor_leave_the_folder_and_two_classes_share_no_folder(tmp_path: Path) -> None:
     touch(tmp_path, "x/1.jpg", "y/1.jpg", "z/1_2.jpg", "u/1.JPG")
     items = [LabeledPath(tmp_path / name, 0) for name in ("x/1.jpg", "y/1.jpg", "z/1_2.jpg")]
-    items.append(LabeledPath(tmp_path / "u/1.JPG", 1))
-    labels = LabelFile(tmp_path / "l.txt", items=lambda: items, class_names=("animals/cats", "animals_cats"))
+    items += [LabeledPath(tmp_path / "u/1.JPG", 1), LabeledPath(tmp_path / "u/1.JPG", 2)]
+    labels = LabelFile(
+        tmp_path / "l.txt", items=lambda: items, class_names=("animals/cats", "animals_cats", "../../up")
+    )
     for _again in range(2):
-        assert write_class_folders(labels, tmp_path / "out") == 4
-    laid = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
-    assert laid == ["animals_cats/1.jpg", "animals_cats/1_2.jpg", "animals_cats/1_2_2.jpg", "animals_cats_2/1.JPG"]
+        assert write_class_folders(labels, tmp_path / "out") == 5
+    laid = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/*"))
+    assert laid == [
+        "_.._up/1.JPG", "animals_cats/1.jpg", "animals_cats/1_2.jpg", "animals_cats/1_2_2.jpg", "animals_cats_2/1.JPG",
+    ]  # fmt: skip
 
 
 def test_a_label_file_in_a_linked_folder_leads_to_its_images(tmp_path: Path) -> None:

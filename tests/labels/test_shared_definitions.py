@@ -10,7 +10,7 @@ import pytest
 from mlimages.core import InputError
 from mlimages.labels import LabelFile
 from tests.conftest import RunCli
-from tests.labels.test_appending import images
+from tests.labels.test_appending import images, read_files
 
 PETS = ("pets/Bird/0.jpg", "pets/Bird/1.jpg", "pets/cat/0.jpg", "pets/cat/1.jpg", "pets/dog/0.jpg", "pets/dog/1.jpg")
 NAMES = [".txt", ".csv", ".tsv", ".jsonl", ".TXT"]
@@ -30,8 +30,11 @@ def read_classes(*paths: Path) -> list[str]:
     return [f"{item.path.parent.name} {file.class_names[item.label]}" for file in files for item in file]
 
 
-def read_files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+def write_indices(path: Path) -> None:
+    """Write the indices of the classes in `order.txt`, as `path label` lines or as a table."""
+    header, separator = ("path,label\n", ",") if path.suffix == ".csv" else ("", " ")
+    lines = (f"{name}{separator}{['dog', 'cat', 'Bird'].index(name.split('/')[1])}\n" for name in PETS)
+    path.write_text(header + "".join(lines))
 
 
 @pytest.mark.parametrize("suffix", NAMES)
@@ -97,9 +100,7 @@ def test_a_label_file_without_class_names_does_not_get_those_of_other_images(
 def test_a_label_file_without_class_names_gets_them_only_when_it_is_converted(
     folder: Path, invoke_cli: RunCli, own: str
 ) -> None:
-    header = "path,label\n" if own == "l.csv" else ""
-    lines = [f"{path}{',' if header else ' '}{['dog', 'cat', 'Bird'].index(path.split('/')[1])}\n" for path in PETS]
-    (folder / own).write_text(header + "".join(lines))
+    write_indices(folder / own)
     refused = invoke_cli("label", "pets", "-o", "l.tsv", check=False).stderr
     assert f"l.tsv and {own} {REFUSED.format('')} (Bird, cat, dog; without names): give l.tsv another name" in refused
     assert not (folder / "l_class_def.txt").exists()
@@ -121,9 +122,7 @@ def test_a_label_file_in_the_folder_that_is_labelled_keeps_its_classes(
 
 @pytest.mark.parametrize("own", ["l.txt", "l.csv"])
 def test_a_conversion_is_repeated_with_corrected_class_names(folder: Path, invoke_cli: RunCli, own: str) -> None:
-    header = "path,label\n" if own == "l.csv" else ""
-    lines = [f"{path}{',' if header else ' '}{['dog', 'cat', 'Bird'].index(path.split('/')[1])}\n" for path in PETS]
-    (folder / own).write_text(header + "".join(lines))
+    write_indices(folder / own)
     for names in ("dgo\ncat\nBird\n", "dog\ncat\nBird\n"):
         (folder / "names.txt").write_text(names)
         invoke_cli("label", own, "-o", "l.tsv", "--classes", "names.txt")

@@ -64,6 +64,8 @@ def test_rows_that_name_no_split_are_left_out_and_counted(
     ("column", "cells", "expected"),
     [
         ("is_valid", ("0", "1", ""), {"train": "ad", "val": "be"}),
+        ("is_valid", ("False", "True"), {"train": "ace", "val": "bdf"}),
+        ("Is Train", ("1", "0"), {"train": "ace", "val": "bdf"}),
         ("is_train", ("True", "False", ""), {"train": "ad", "val": "be"}),
         ("split", ("train", "dev", "test"), {"train": "ad", "val": "be", "test": "cf"}),
         ("fold", ("training", "val"), {"train": "ace", "val": "bdf"}),
@@ -112,10 +114,8 @@ def test_a_column_that_names_one_split_in_some_rows_is_refused(
     assert not (tmp_path / "o.txt").exists()
 
 
-@pytest.mark.parametrize("cells", [("", ""), ("train", "train")])
-def test_blank_cells_are_not_worth_a_note(tmp_path: Path, cells: tuple[str, ...]) -> None:
-    notes = LabelFile(write_table(tmp_path, "split", cells)).notes
-    assert sum("is not used" in note for note in notes) == any(cells)
+def test_blank_cells_are_not_worth_a_note(tmp_path: Path) -> None:
+    assert not any("is not used" in note for note in LabelFile(write_table(tmp_path, "split", ("",))).notes)
 
 
 @pytest.mark.parametrize("columns", ["split,fold", "fold,split"])

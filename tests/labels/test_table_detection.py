@@ -9,7 +9,7 @@ import pytest
 from mlimages.core import InputError, LabelFileError, as_path
 from mlimages.labels import LabelFile, TableOptions
 from mlimages.labels.table_columns import detect_table
-from mlimages.labels.table_paths import get_relative_path, read_path_cells
+from mlimages.labels.table_paths import get_relative_path
 from mlimages.labels.tables import Table
 from tests.labels.test_labels import touch
 
@@ -327,21 +327,6 @@ def test_rows_with_a_label_must_be_more_than_those_without(tmp_path: Path, blank
 def test_lines_of_which_some_have_names_have_names(tmp_path: Path, lines: str, numbers: bool) -> None:
     touch(tmp_path, "a.jpg", "b.jpg")
     assert table_of(tmp_path, lines, "a.txt", suffix="").has_class_indices is numbers
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        ("path,why\na.jpg,x\nb.jpg\n", ["a.jpg", "b.jpg"]),
-        ("why,Image\nx,a.jpg\ny\n", ["a.jpg"]),
-        ("image,path\nx,a.jpg\n", ["a.jpg"]),
-        ("a.jpg,x\nb.jpg,y\n", ["a.jpg", "b.jpg"]),
-    ],
-)
-def test_the_cells_of_the_path_column(tmp_path: Path, text: str, expected: list[str]) -> None:
-    (tmp_path / "a.csv").write_text(text)
-    assert list(read_path_cells(tmp_path / "a.csv")) == expected
 
 
 @pytest.mark.parametrize(
