@@ -27,7 +27,7 @@ from mlimages.labels.class_names import (
 )
 from mlimages.labels.formats import Label
 from mlimages.labels.label_file import LabelFile, merge_classes
-from mlimages.labels.label_output import append_rows, append_text, write_label_output
+from mlimages.labels.label_output import append_text, write_items, write_label_output
 from mlimages.labels.scanning import make_path_resolver
 from mlimages.labels.shared_definitions import require_unchanged_classes
 
@@ -195,7 +195,8 @@ def _append(existing: LabelFile, labels: LabelFile, *, overwrite: bool) -> None:
     if not can_append:
         write_label_output(path, items, overwrite=overwrite)
     elif new_items := items[count:]:
-        append_rows(path, new_items)
+        with append_text(path) as out:
+            write_items(out, path, new_items)
 
 
 def _can_append_lines(existing: LabelFile, labels: LabelFile) -> bool:

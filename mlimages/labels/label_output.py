@@ -42,7 +42,7 @@ def write_label_file(path: Path, items: Iterable[LabeledPath], class_names: Sequ
     """
     check_class_names(class_definition_path(path), class_names)
     with atomic_write(path) as part, part.open("w", encoding="utf-8") as out:
-        count = _write_rows(out, path, items)
+        count = write_items(out, path, items)
     if class_names:
         write_text(class_definition_path(path), format_class_definition(class_names))
     return count
@@ -61,16 +61,10 @@ def write_label_output(
     check_class_names(definition, class_names)
     require_writable([path, *([definition] if class_names else [])], overwrite=overwrite)
     with write_output(path, overwrite=overwrite) as part, part.open("w", encoding="utf-8") as out:
-        count = _write_rows(out, path, items)
+        count = write_items(out, path, items)
     if class_names:
         write_class_names(definition, class_names, overwrite=overwrite)
     return count
-
-
-def append_rows(path: Path, items: Iterable[LabeledPath]) -> None:
-    """Append images to a label file of `path label` lines, whose other lines stay as they are."""
-    with append_text(path) as out:
-        _write_rows(out, path, items)
 
 
 @contextmanager
@@ -90,7 +84,7 @@ def append_text(path: Path) -> Iterator[TextIO]:
         yield out
 
 
-def _write_rows(file: TextIO, path: Path, items: Iterable[LabeledPath]) -> int:
+def write_items(file: TextIO, path: Path, items: Iterable[LabeledPath]) -> int:
     """Write images to the open `file`, which will replace the label file `path`; return the number of images.
 
     The suffix of `path` determines the format, and image paths are relative to its folder.

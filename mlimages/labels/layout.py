@@ -52,7 +52,8 @@ def write_class_folders(
     targets = {
         target: source for name, file in splits.items() for target, source in _choose_target_paths(file, root / name)
     }
-    others = sorted(set(_find_files(root)) - set(targets)) if root.exists() else []
+    found = {Path(top, name) for top, _, names in os.walk(root) for name in names if not name.startswith(".")}
+    others = sorted(found - set(targets))
     others += [target for target, source in targets.items() if not _can_place_image(source, target, copy=copy)]
     if others:
         raise InputError(
@@ -139,11 +140,6 @@ def _choose_target_paths(labels: LabelFile, folder: Path) -> Iterator[tuple[Path
     used: dict[int, set[str]] = {}
     for item in labels:
         yield folder / names[item.label] / _make_unique(item.path.name, used.setdefault(item.label, set())), item.path
-
-
-def _find_files(folder: Path) -> Iterator[Path]:
-    for top, _, names in os.walk(folder):
-        yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
 def _can_place_image(image_path: Path, target: Path, *, copy: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,10 @@ def find_split_column(
     for record in iter_rows() if names else ():
         for index, found in values.items():
             found[record.get_cell(index).strip().lower()] = None
-    columns = [_make_split_column(index, names[index], found) for index, found in values.items()]
+    columns = []
+    for index, found in values.items():
+        splits = _map_values_to_splits(found, names[index])
+        columns.append(SplitColumn(index, names[index], splits, tuple(value for value in found if value not in splits)))
     if used := next((column for column in columns if len(set(column.splits.values())) > 1), None):
         return used, ()
     for column in columns:
@@ -83,11 +86,6 @@ def find_split_column(
         for name, texts in unused
         if texts
     )
-
-
-def _make_split_column(index: int, name: str, values: Collection[str]) -> SplitColumn:
-    splits = _map_values_to_splits(values, name)
-    return SplitColumn(index, name, splits, tuple(value for value in values if value not in splits))
 
 
 def _map_values_to_splits(values: Iterable[str], column_name: str) -> dict[str, str]:

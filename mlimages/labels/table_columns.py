@@ -140,7 +140,8 @@ class _TableSample:
         locations = [_ImageLocation(0.0, 0, folder, self.options.suffix)]
         for column in [] if is_remote(folder) else columns:
             cells = [row.cells[column] for row in rows if column < len(row.cells)]
-            for strip in range(self._find_max_strip_components(cells) + 1):
+            depths = (get_relative_path(cell, 0).strip("/").count("/") for cell in cells)
+            for strip in range(max(depths, default=0) + 1 if self.options.images else 1):
                 values = [find_relative_path(cell, strip, folder, self.options.suffix) for cell in cells]
                 suffixes = [self.options.suffix] if self.options.suffix else ["", *_find_suffixes(values, folder)]
                 for suffix in suffixes:
@@ -149,12 +150,6 @@ class _TableSample:
         return max(
             locations, key=lambda location: (location.existing_fraction, -self._rank_path_column(location.path_column))
         )
-
-    def _find_max_strip_components(self, cells: Sequence[str]) -> int:
-        """Return the maximum number of folders to strip from the paths: with --images, all folders; else 0."""
-        if not self.options.images:
-            return 0
-        return max((get_relative_path(cell, 0).strip("/").count("/") for cell in cells), default=0)
 
     def _rank_path_column(self, column: int) -> int:
         """Return the rank of a column among the possible path columns, by its name: 0 is the best."""
