@@ -20,8 +20,6 @@ from mlimages.core import DEFAULT_MODEL, ImageProperty, Interpolation, ModelErro
 from mlimages.networks.base_architecture import Architecture, get_download_path
 from mlimages.networks.builtin_nets import BUILTIN_NETS
 
-MAX_SUGGESTIONS = 3
-
 _TENSOR_NAME_REPLACEMENTS = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2."),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
@@ -151,7 +149,7 @@ def find_architecture(name: str) -> Architecture:
             f"unknown model {name!r}: if this is a custom network, pass it in Python as the argument `network` of "
             "fine_tune, export_run or load_run"
         )
-    similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names], n=MAX_SUGGESTIONS)
+    similar = difflib.get_close_matches(name, [DEFAULT_MODEL, *BUILTIN_NETS, *torchvision_names])
     raise ModelError(
         f"unknown model {name!r}: "
         + (f"did you mean {' or '.join(similar)}? Or " if similar else "")

@@ -19,7 +19,6 @@ from mlimages.networks.weights import is_in_modules
 
 logger = logging.getLogger(__name__)
 
-MAX_SUGGESTIONS = 3
 
 _STOCHASTIC_DEPTH_CLASS_NAMES = ("DropPath", "StochasticDepth")  # in timm and torchvision, without a common base class
 
@@ -151,7 +150,7 @@ def _is_frozen(path: str, module: nn.Module, layers: set[str]) -> bool:
 def _format_unknown_layer_error(layer_name: str, model: Model) -> str:
     paths = [path for path, _ in model.network.named_modules() if path]
     names = [*model.layer_aliases, *(name for name, _ in model.network.named_children())]
-    similar = difflib.get_close_matches(layer_name, [*model.layer_aliases, *paths], n=MAX_SUGGESTIONS)
+    similar = difflib.get_close_matches(layer_name, [*model.layer_aliases, *paths])
     return (
         f"{model.name} has no layer {layer_name!r}"
         + (f"; did you mean {' or '.join(similar)}?" if similar else ".")

@@ -183,7 +183,8 @@ class Fetcher:
                     async with self._slots:
                         requested_at = time.monotonic()
                         result = await self._request(request, host)
-                        request = replace(request, cookies={**request.cookies, **result.cookies})
+                        if result.cookies:
+                            request = replace(request, cookies={**request.cookies, **result.cookies})
                 attempts += 1
                 _update_host(host, str(url), result, requested_at)
                 unavailable += result.http_status == 503

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mlimages.core import Reason
 
@@ -135,20 +136,18 @@ def record_response(state: HostState, now: float, *, requested_at: float, is_red
             requests.
     """
     responses_per_s = _estimate_responses_per_s(state, now) + 1 / _RATE_AVERAGING_S
-    give_up_at = state.give_up_at if is_redirect else math.inf
-    state = replace(
-        state, has_responded=True, give_up_at=give_up_at, responses_per_s=responses_per_s, last_response_at=now
-    )
-    if requested_at < state.paused_at:  # sent before the host was paused
-        return state
-    rate = state.max_requests_per_s
-    if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
-        slow_increase = max(RATE_INCREASE_PER_S / state.num_client_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
-        rate += 1.0 if state.is_ramping_up else slow_increase
-    state = replace(state, max_requests_per_s=rate, is_probing=False)
-    if is_redirect and state.num_refusals:
-        return state
-    return replace(state, failed_links=frozenset(), num_refusals=0, is_paused=False, num_pauses=0)
+    changes: dict[str, Any] = {"has_responded": True, "responses_per_s": responses_per_s, "last_response_at": now}
+    if not is_redirect:
+        changes["give_up_at"] = math.inf
+    if requested_at >= state.paused_at:  # sent after the host was paused, if it was
+        rate = state.max_requests_per_s
+        if rate is not None and rate < 2 * responses_per_s:  # otherwise it is not the bottleneck
+            slow_increase = max(RATE_INCREASE_PER_S / state.num_client_processes / rate, MIN_RATE_INCREASE_PER_RESPONSE)
+            rate += 1.0 if state.is_ramping_up else slow_increase
+        changes |= {"max_requests_per_s": rate, "is_probing": False}
+        if not (is_redirect and state.num_refusals):
+            changes |= {"failed_links": frozenset(), "num_refusals": 0, "is_paused": False, "num_pauses": 0}
+    return replace(state, **changes)
 
 
 def record_refusal(state: HostState, now: float, *, requested_at: float) -> HostState:

@@ -329,7 +329,8 @@ class GatherFolder:
                 continue  # taken, and not by this image in a run that was killed before it wrote the row
             if not placed:
                 temp_path.unlink(missing_ok=True)
-            named = replace(row, path=placed or path)
+            if placed and placed != path:
+                named = replace(row, path=placed)
             if not self._objects:
                 index.add(named)
             elif number:
