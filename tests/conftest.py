@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 import hypothesis
@@ -52,7 +54,7 @@ def cnn_bundle(tmp_path_factory: pytest.TempPathFactory) -> OnnxBundle:
 
 
 @pytest.fixture(scope="session")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def bucket() -> Iterator[dict[str, str]]:
     """The environment that leads to an empty bucket `bucket` of a local server."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
@@ -60,12 +62,15 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
            "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
-    log = tmp_path_factory.mktemp("bucket") / "log"  # a pipe that nobody reads would fill up and stop the server
-    with log.open("w") as written, subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=written) as server:
+    make_bucket = Request(f"{env['AWS_ENDPOINT_URL']}/bucket", method="PUT")
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            while "Running on" not in log.read_text():
+            is_running = False
+            while not is_running:
                 assert server.poll() is None, "the server does not start"
-            urlopen(Request(f"{env['AWS_ENDPOINT_URL']}/bucket", method="PUT")).close()
+                with suppress(URLError):
+                    urlopen(make_bucket).close()
+                    is_running = True
             yield env
         finally:
             server.terminate()
