@@ -260,13 +260,13 @@ def _measure_thresholds(
     targets: NDArray[Any],
     is_in_distribution: NDArray[np.bool_],
 ) -> tuple[InDistributionCalibration | None, PredictionSetThresholds | None]:
-    """Return the calibration of the output `known`, and the thresholds of prediction sets.
+    """Measure how often the output `known` accepts held-out samples, and the thresholds of prediction sets on them.
 
-    Both are measured on the held-out samples. If there are fewer than MIN_CONFORMAL_IMAGES of these, the values of the
-    original are returned. Each is None if the original has none.
+    With fewer than MIN_CONFORMAL_IMAGES held-out samples, return those stored in `bundle`, unchanged. The first value
+    is None if the model has no output `known`, the second if it has no prediction sets.
 
     Args:
-        bundle: the original or a variant.
+        bundle: the model before or after quantization.
         probabilities, targets: probabilities without temperature scaling, and targets, of the held-out samples.
         is_in_distribution: for each held-out sample, whether its in-distribution score (the output `known`) is at least
             0.5, `(N,)`.

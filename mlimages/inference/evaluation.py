@@ -63,7 +63,8 @@ class Evaluation:
         num_in_training_set: number of evaluated images that are in the model's training set. They are recognized by
             their paths, so copies are not counted. None if unknown: the model is not in a run folder, or images of the
             run do not exist where its label files list them.
-        num_in_validation_set: the same for the model's validation set, on which the best epoch was chosen.
+        num_in_validation_set: number of evaluated images that are in the model's validation set, on which the best
+            epoch was chosen; None as for `num_in_training_set`.
         multi_label_scores: the scores of a multi-label model, for which `confusion_matrix` and `mistakes` are empty and
             `accuracy` is the share of images whose labels are all predicted correctly; None for a single-label model.
         num_missing_run_images: number of images of the run that do not exist where its label files list them.

@@ -200,7 +200,7 @@ def _append(existing: LabelFile, labels: LabelFile, *, overwrite: bool) -> None:
 
 
 def _can_append_lines(existing: LabelFile, labels: LabelFile) -> bool:
-    """Whether the lines of `existing` need not change: they are `path label`, with the class indices of `labels`."""
+    """Whether the file is not a table, and its lines have the same class indices as in `labels`, so they can stay."""
     labels_by_line = zip(existing.text_items(), labels.text_items(), strict=False)
     return existing.table is None and all(before[1] == after[1] for before, after in labels_by_line)
 

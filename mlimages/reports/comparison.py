@@ -233,7 +233,7 @@ def _describe_lack_of_shared_images(run: ComparedRun, best_run: ComparedRun) -> 
     """Return a note that the two runs share no image, and how many images of each run are missing on disk, if any."""
     missing = ((run, "this run"), (best_run, "the first run"))
     counts = [
-        f"{pluralize(each.num_missing_images, 'image')} of {name} missing"
+        f"{pluralize(each.num_missing_images, 'image')} of {name} no longer at their paths"
         for each, name in missing
         if each.num_missing_images
     ]

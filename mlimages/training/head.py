@@ -110,12 +110,12 @@ def fit_ridge(
     >>> head.compute_probabilities(features).argmax(axis=1).tolist()
     [0, 0, 1, 1]
     """
-    layers = [_LayerFeatures.from_features(layer) for layer in (features, *lower_features)]
+    layers = [_StandardizedFeatures.compute(layer) for layer in (features, *lower_features)]
     if not lower_features:
         return _RidgeSolver(layers, labels, num_classes).fit()
     rows = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_SHARE_IMAGES])
     is_all = len(rows) == len(labels)
-    sample = layers if is_all else [_LayerFeatures.from_features(layer.features[rows]) for layer in layers]
+    sample = layers if is_all else [_StandardizedFeatures.compute(layer.features[rows]) for layer in layers]
     last = sample[0].compute_kernel_matrix()
     below = sum((layer.compute_kernel_matrix() for layer in sample[1:]), np.zeros_like(last)) / len(lower_features)
     solvers: dict[int, _RidgeSolver] = {}
@@ -143,7 +143,7 @@ def fit_ridge(
 
 
 @dataclass(frozen=True, slots=True)
-class _LayerFeatures:
+class _StandardizedFeatures:
     """Features of one layer, with the mean and the scaling factor that standardize them.
 
     Attributes:
@@ -158,7 +158,8 @@ class _LayerFeatures:
     scale: Float64Array
 
     @classmethod
-    def from_features(cls, features: Features) -> _LayerFeatures:
+    def compute(cls, features: Features) -> _StandardizedFeatures:
+        """Compute the mean and the scaling factor of the features `(N, D)` of one layer."""
         mean, squares = features.mean(axis=0, dtype=np.float64), np.zeros(features.shape[1])
         for start in range(0, len(features), CHUNK_IMAGES):
             squares += np.square(features[start : start + CHUNK_IMAGES] - mean).sum(axis=0)
@@ -197,7 +198,7 @@ class _RidgeSolver:
 
     def __init__(
         self,
-        layers: Sequence[_LayerFeatures],
+        layers: Sequence[_StandardizedFeatures],
         labels: Targets,
         num_classes: int,
         *,

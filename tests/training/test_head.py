@@ -17,8 +17,8 @@ from mlimages.training.head import (
     RidgeFit,
     _fit_sigmoid_scaling,
     _fit_softmax_scaling,
-    _LayerFeatures,
     _RidgeSolver,
+    _StandardizedFeatures,
     assign_stratified_folds,
     fit_ridge,
 )
@@ -212,7 +212,7 @@ def test_the_scales_have_the_greatest_likelihood(sharpness: float) -> None:
 def test_features_that_hardly_vary_are_divided_by_a_twentieth_of_the_usual_spread() -> None:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(5000, 4)) * [1.0, 3.0, 1e-3, 0.0] + 7
-    block = _LayerFeatures.from_features(features)
+    block = _StandardizedFeatures.compute(features)
     mean, factor = block.mean, block.scale
     spread = features.std(axis=0)
     usual = np.sqrt(np.square(spread).mean())

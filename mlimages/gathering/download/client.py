@@ -64,7 +64,9 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
     urls = {"http": proxy, "https": proxy} if proxy else urllib.request.getproxies()
     proxies = {scheme: _parse_proxy(urls[scheme]) for scheme in ("http", "https") if urls.get(scheme)}
 
-    async def middleware(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    async def send_through_proxy(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
         host = request.url.raw_host or ""
         is_bypassed = proxy is None and bool(proxies) and bool(urllib.request.proxy_bypass(host))
         url, auth = (None, None) if is_bypassed else proxies.get(request.url.scheme, (None, None))
@@ -75,7 +77,7 @@ def _make_middleware(options: GatherOptions) -> aiohttp.ClientMiddlewareType:
         async with asyncio.timeout(2 * options.timeout_s):
             return await handler(request)
 
-    return middleware
+    return send_through_proxy
 
 
 def _parse_proxy(proxy_url: str) -> tuple[URL, aiohttp.BasicAuth | None]:

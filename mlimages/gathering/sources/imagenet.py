@@ -98,7 +98,7 @@ class ImageNet:
             tell(f"synsets that have the same name as another one get their id appended to it: {names}")
 
     def check_earlier_row(self, row: FetchResult) -> None:
-        """Check that a row of the output folder, if it is an image of one of the classes, is of the same synset.
+        """Check that an image in the output folder is of the synset that this run stores in the same class folder.
 
         Raises:
             InputError: it is an image of another synset with the same name.

@@ -120,7 +120,7 @@ class GatherFolder:
         return is_refused or self._done.add(key)
 
     def resolve_deferred_links(self) -> list[ImageRef]:
-        """Return the deferred links to claim, without those whose class was corrected: `finish` moves their images."""
+        """Return the deferred links that are to be downloaded; those whose images `finish` moves are left out."""
         self._moves_corrected = False
         self._corrections, others = self._class_corrections.resolve_deferred(read_rows(self._find_manifests_to_merge()))
         return others

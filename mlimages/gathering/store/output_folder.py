@@ -24,8 +24,8 @@ class OutputFolder:
     """The open output folder of a run.
 
     Attributes:
-        manifest: path of `manifest.jsonl`, or with --shard of `manifest-00002-of-00008.jsonl`. Its folder contains all
-            manifests; if the gathered folder is remote, it is a local folder with copies of them.
+        manifest: path of `manifest.jsonl`, or with --shard of `manifest-00002-of-00008.jsonl`. It is in the gathered
+            folder or, if that is remote, in a local folder that contains copies of all its manifests.
         temp_folder: the local folder of unfinished images.
         storage: the stored images.
         writer: writes the rows of this run: to `manifest`, or if the gathered folder is remote, to new files
