@@ -211,10 +211,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: NamedTenso
 
 
 def save_checkpoints(network: nn.Module, state: TrainingState, files: RunFiles) -> None:
-    """Write the network after the last and the best epoch to `last.safetensors` and `best.safetensors`.
-
-    If the network ends in a LowerLayersHead, this head is left out: only `state.safetensors` contains it.
-    """
+    """Write `last.safetensors` and `best.safetensors`: the network after these epochs, without a LowerLayersHead."""
     for path, trained in ((files.last, state.trained_tensors), (files.best, state.best_trained_tensors)):
         with atomic_write(path) as part:  # safetensors writes several entries of metadata in any order
             save_file(_make_checkpoint_tensors(network, trained), part, metadata={"format": "pt"})

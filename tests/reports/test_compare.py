@@ -161,7 +161,7 @@ def test_a_run_whose_images_were_moved_says_that_they_are_missing(runs: list[Pat
     compared = compare_runs(runs[1:])
     assert [each.to_dict()["missing"] for each in compared] == [24 * (moved == 2), 24 * (moved == 1)]
     whose = "the first run" if moved == 2 else "this run"
-    expected = f"no image in common: 24 images of {whose} missing"
+    expected = f"no image in common: 24 images of {whose} no longer at their paths"
     assert list(format_comparison(compared))[2].endswith(expected)
     assert expected in render_comparison(compared)
 
