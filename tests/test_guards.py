@@ -42,7 +42,7 @@ def third_party(module: Path) -> set[str]:
 
 
 def test_the_command_line_starts_without_heavy_imports() -> None:
-    code = f"import sys, mlimages.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    code = f"import sys, mlimages.cli.main; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -17,7 +17,7 @@ from mlimages import export, inference, serving
 from mlimages.cli.hints import print_to_stderr
 from mlimages.core import (
     BrokenImage,
-    MultiLabelClassScores,
+    ClassScores,
     Prediction,
     Proportion,
     escape_unprintable,
@@ -189,9 +189,9 @@ def _format_class_scores(evaluation: inference.Evaluation, width: int) -> Iterat
     rows = labels.class_scores if labels else evaluation.per_class
     for one in rows:
         more = (
-            f"  {_format_proportion(one.average_precision):>7}  {one.threshold:9.3f}"
-            if isinstance(one, MultiLabelClassScores)
-            else ""
+            ""
+            if isinstance(one, ClassScores)
+            else f"  {_format_proportion(one.average_precision):>7}  {one.threshold:9.3f}"
         )
         precision, recall, f1 = (
             _format_proportion(share if one.count else None) for share in (one.precision, one.recall, one.f1)
