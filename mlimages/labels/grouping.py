@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from mlimages.core import InputError, LabeledPath, as_path, format_examples, pluralize, read_settings, relative_name
+from mlimages.labels.label_file import LabelFile
 from mlimages.labels.splitting import compile_pattern, match_pattern
 
 
@@ -72,22 +73,37 @@ def format_grouping(group: str, group_by: str) -> str:
     return f"--group {group}" if group else f"--group-by {group_by}"
 
 
-def require_recorded_grouping(split_files: Iterable[Path], grouping: str) -> None:
+def find_dataset_folder(source: Path, images: str | os.PathLike[str] | None) -> Path:
+    """Return the folder to which the paths are relative in which --group is matched; `images` is --images."""
+    return source if source.is_dir() else as_path(images or source.parent)
+
+
+def require_recorded_grouping(split_files: Mapping[Path, LabelFile], grouping: str, *, folder: Path) -> None:
     """Check that images are appended to a split with the grouping with which it was made.
 
     Args:
-        split_files: paths of the label files of the split.
+        split_files: the label files of the split, by path.
         grouping: the options of the command, as `format_grouping` returns them.
+        folder: folder of the dataset, from `find_dataset_folder`.
 
     Raises:
-        InputError: the split was made with another --group, or with --group-by features.
+        InputError: the split was made with another --group, or with --group-by features, or --group matches no image
+            of the split: it is of another folder, relative to which it was matched.
     """
     path, settings = next(((path, found) for path in split_files if (found := read_settings(path))), (None, ""))
     _, option, value = settings.partition(" --group")  # an expression is not quoted, and comes last
     recorded = f"{option}{value}".strip()
+    name, _, text = recorded.partition(" ")
     if path and recorded not in ("", format_grouping("", "hashes"), grouping):
-        name, _, text = recorded.partition(" ")
         raise InputError(
             f"{path} was split with {name}={shlex.quote(text)}: repeat this option, since images that it keeps "
             "together could otherwise get into different splits, or split all images again without --append"
         )
+    if recorded == grouping and name == "--group":
+        paths = [item.path for file in split_files.values() for item in file]
+        if paths and not group_by_pattern(paths, text, folder=folder):
+            raise InputError(
+                f"--group {text} matches none of the {len(paths)} images that are already split with it: it is matched "
+                f"in paths relative to {folder}, such as {relative_name(paths[0], folder)}. Images that belong "
+                "together could get into different splits: split all images again, in one folder, without --append"
+            )

@@ -31,7 +31,7 @@ from mlimages.labels.appending import (
 from mlimages.labels.class_names import MAX_CLASSES, check_class_names, class_definition_path, read_class_names
 from mlimages.labels.folders import check_table_options, label_dir, label_dir_auto, label_dir_by_pattern, require_images
 from mlimages.labels.formats import get_supported_suffix
-from mlimages.labels.grouping import find_groups, format_grouping, require_recorded_grouping
+from mlimages.labels.grouping import find_dataset_folder, find_groups, format_grouping, require_recorded_grouping
 from mlimages.labels.identical_images import merge_identical_images
 from mlimages.labels.label_file import LabelFile
 from mlimages.labels.label_summary import LabelFileSummary, summarize_label_file
@@ -178,7 +178,7 @@ def make_label_files(
         raise InputError(f"no label file at {target} to append to, but {found}: append to these with --split 0.8,0.2")
     grouping = format_grouping(options.group, options.group_by)
     if options.append:
-        require_recorded_grouping(earlier, grouping)
+        require_recorded_grouping(earlier, grouping, folder=find_dataset_folder(source, options.images))
     appended_to = dict(earlier) if options.append else {}
     if adds_to_target:
         existing = LabelFile(target, options=TableOptions(multi_label=options.multi_label))
@@ -343,7 +343,6 @@ def _split_labels(
     """
     if not options.group:
         return split(labels, options.split, options.seed, assigned=assigned)
-    source = as_path(options.source)
-    folder = source if source.is_dir() else as_path(options.images or source.parent)
+    folder = find_dataset_folder(as_path(options.source), options.images)
     groups = find_groups(labels, options.group, folder=folder, assigned=assigned, print_note=print_note)
     return labels.split(options.split, seed=options.seed, groups=groups, contents=groups, assigned=assigned)

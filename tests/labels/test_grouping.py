@@ -128,6 +128,21 @@ def test_a_message_counts_the_images_of_an_earlier_split_that_match(folder: Path
     assert f"which is matched in the paths relative to ../{folder.name}/d" in refused
 
 
+@pytest.mark.parametrize(("group", "is_refused"), [(r"^[^/]+/(P\d+)", True), (r"P\d+", False)])
+def test_a_group_that_matches_no_image_of_the_split_made_with_it_is_refused(
+    folder: Path, invoke_cli: RunCli, group: str, is_refused: bool
+) -> None:
+    invoke_cli("label", "d", *SPLIT, "--group", group)
+    images(folder, *(f"e/{name}/P{number}_new.jpg" for name in ("covid", "normal") for number in range(5)))
+    before = read_files(folder)
+    done = invoke_cli("label", "e", *SPLIT, "--append", "--group", group, check=False)
+    if is_refused:
+        assert f"--group {group} matches none of the 20 images that are already split with it" in done.stderr
+        assert "relative to e, such as ../d/" in done.stderr
+        assert read_files(folder) == before
+    assert not find_split_patients(folder / "l_train.txt", folder / "l_val.txt")
+
+
 def test_a_path_outside_the_folder_of_a_group_is_matched_relative_to_it(tmp_path: Path) -> None:
     paths = [tmp_path / "a/P1/x.jpg", tmp_path / "b/P2.jpg"]
     assert group_by_pattern(paths, r"^P\d", folder=tmp_path / "a") == {paths[0]: "P1"}
