@@ -177,12 +177,13 @@ def test_pairs_by_features_are_of_other_groups_and_not_of_two_plain_images(monke
     def found(paths: list[Path], embed: object, progress: object) -> list[AlignedPair]:
         assert (embed, progress) == ("embed", "progress")
         asked.extend(paths)
-        return [(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (4, 5))]
+        return [(one, other, one + other / 10) for one, other in ((0, 1), (0, 2), (2, 3), (1, 4), (3, 4), (4, 5))]
 
     monkeypatch.setattr(leaks, "find_pairs_by_features", found)
     groups = DisjointSets(8)
     groups.merge_pairs([(6, 7)])
     pairs = leaks.merge_groups_by_features(table, Thresholds(), groups, "embed", "progress")  # type: ignore[arg-type]
     assert asked == [Path(f"{n}.jpg") for n in (1, 2, 3, 4, 6, 7)]
-    assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4)]  # not 3 and 4, both plain; not 6 and 7, of one group
-    assert groups.list_sets_of_several() == [[1, 2, 3, 6, 7]]
+    # not 3 and 4, both plain; not 6 and 7, of one group
+    assert pairs == [(1, 2, 0.1), (1, 3, 0.2), (2, 6, 1.4), (4, 6, 3.4)]
+    assert groups.list_sets_of_several() == [[1, 2, 3, 4, 6, 7]]
