@@ -134,7 +134,8 @@ def summary(
         return
     print(found)
     if Path(model).exists():
-        print(*map(escape_unprintable, _read_model_card(Path(model)).splitlines()), sep="\n")
+        for line in _read_model_card(Path(model)).splitlines():
+            print(escape_unprintable(line))
     else:
         layer = ("--freeze", freeze) if freeze != "none" else ()
         shape = to_cli_args({"size": size, "gray": gray, "no_gray": gray is False})

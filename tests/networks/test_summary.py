@@ -326,6 +326,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_file_that_is_no_model_adds_nothing_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lenet5").write_text("notes")
+    assert CliRunner().invoke(cli.app, ["summary", "lenet5"]).stdout == f"{summarize_model('lenet5')}\n"
+
+
 @pytest.mark.train
 def test_an_exported_file_is_summarized_with_its_metadata(exported: Path) -> None:
     summary = json.loads(CliRunner().invoke(cli.app, ["summary", str(exported), "--json"]).stdout)
