@@ -44,6 +44,12 @@ def test_a_write_that_is_interrupted_changes_nothing_and_leaves_nothing(tmp_path
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "as it was")]
 
 
+def test_an_error_about_another_file_keeps_the_name_of_that_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "gone.txt").read_bytes()
+    assert caught.value.filename == str(tmp_path / "gone.txt")
+
+
 WRITERS: dict[str, Callable[[Path], object]] = {
     "safetensors": lambda path: safetensors.numpy.save_file({"a": np.zeros(10_000)}, path),
     "tofile": lambda path: np.zeros(10_000).tofile(path),
