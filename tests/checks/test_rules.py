@@ -156,13 +156,17 @@ def test_the_threshold_of_the_usual_sharpness_of_a_class(sharpness: float, expec
 
 def test_a_small_class_is_compared_with_the_largest_of_its_own_file() -> None:
     names = ("ant", "bee", "cow")
-    files = [listed([0] * 3 + [1] * 40, names, "a.txt"), listed([1] * 2 + [2] * 21, names, "b.txt"), listed([], ())]
+    files = [
+        listed([0] * 3 + [1] * 40, names, "a.txt"),
+        listed([1] * 2 + [0] * 21, names[::-1], "b.txt"),
+        listed([], ()),
+    ]
     found = list(rules.apply_class_rules(ImageTable.from_files(files), Thresholds(imbalance=10)))
     assert [(one.file_index, str(one.path), one.label, one.code, one.detail) for one in found] == [
         (0, "a.txt", 0, Code.CLASS_IMBALANCE, "ant: 3, bee: 40"),
         (0, "a.txt", 2, Code.CLASS_IMBALANCE, "cow: 0, bee: 40"),
-        (1, "b.txt", 0, Code.CLASS_IMBALANCE, "ant: 0, cow: 21"),
         (1, "b.txt", 1, Code.CLASS_IMBALANCE, "bee: 2, cow: 21"),
+        (1, "b.txt", 2, Code.CLASS_IMBALANCE, "ant: 0, cow: 21"),
     ]
 
 
