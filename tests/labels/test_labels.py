@@ -442,7 +442,7 @@ def test_folder_names_are_never_the_same_on_any_disk(names: list[str], longest: 
 
 
 def test_made_up_names_hide_no_image_nor_leave_the_folder_and_two_classes_share_no_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "x/1.jpg", "y/1.jpg", "z/1_2.jpg", "u/1.JPG")
+    touch(tmp_path, "x/1.jpg", "y/1.jpg", "z/1_2.jpg", "u/1.JPG", "out/.DS_Store")
     items = [LabeledPath(tmp_path / name, 0) for name in ("x/1.jpg", "y/1.jpg", "z/1_2.jpg")]
     items += [LabeledPath(tmp_path / "u/1.JPG", 1), LabeledPath(tmp_path / "u/1.JPG", 2)]
     labels = LabelFile(
