@@ -1,5 +1,6 @@
 """Opt-outs: kinds of refusal that are honoured, look-alikes that refuse nothing, and what the manifest says."""
 
+import asyncio
 import contextlib
 import io
 import json
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -16,9 +18,10 @@ from yarl import URL
 from mlimages.core import GatherSummary, Reason
 from mlimages.gathering import read_manifest
 from mlimages.gathering.download.opt_outs import find_forbidding_directive, find_xmp_opt_out, path_matches
-from mlimages.gathering.download.robots import parse_site_rules
+from mlimages.gathering.download.reasons import DownloadError
+from mlimages.gathering.download.robots import SiteRulesCache, parse_site_rules
 from tests.gathering.conftest import links, run
-from tests.servers import Reply, Site, answer, cut, photo, serve
+from tests.servers import Reply, Site, answer, cut, in_turn, photo, serve
 
 PLUS = "http://ns.useplus.org/ldf/xmp/1.0/"
 
@@ -193,6 +196,25 @@ def test_only_a_robots_txt_that_does_not_exist_allows_everything(tmp_path: Path)
             assert not site.requests
             site.routes["/robots.txt"] = answer(b"")
         assert gather_from(tmp_path, running)[0].ok == 7
+
+
+def test_a_robots_txt_that_is_not_answered_is_requested_again_in_the_same_run_but_not_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlimages.gathering.download.robots._MIN_RETRY_INTERVAL_S", 0.5)
+    site.routes["/robots.txt"] = in_turn(answer(b"", 503), answer(b"User-agent: *\nDisallow: /"))
+
+    async def find_opt_out() -> str | None:
+        async with aiohttp.ClientSession() as session:
+            rules = SiteRulesCache(session, timeout_s=10)
+            for _ in range(2):
+                with pytest.raises(DownloadError, match="HTTP 503"):
+                    await rules.find_opt_out(URL(site.url("/a.jpg")))
+            assert len(site.rule_requests) == 1
+            await asyncio.sleep(0.6)
+            return await rules.find_opt_out(URL(site.url("/a.jpg")))
+
+    assert asyncio.run(find_opt_out()) == "robots.txt: Disallow"
 
 
 def test_the_site_to_which_a_redirect_leads_is_asked_too(site: Site, tmp_path: Path) -> None:
