@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,8 @@ from mlimages import ImageRef, UrlList
 from mlimages.core import GatherError, GatherSummary, InputError
 from mlimages.gathering import ImageNet, read_list
 from mlimages.gathering.download.fetch import parse_url
-from mlimages.gathering.sources.archives import iter_entries
+from mlimages.gathering.sources import archives
+from mlimages.gathering.sources.archives import RemoteTar, iter_entries
 from mlimages.gathering.sources.wordnet import assign_folders, find_synset, load_synsets
 from mlimages.gathering.store.file_names import MAX_NAME_BYTES, file_stem_from_url, label_to_folder, sanitize_name
 from tests.gathering.conftest import contents, links, run, stored
@@ -170,6 +172,7 @@ IMAGES = {f"n02123394_{n}.JPEG": photo(n) for n in range(3)}
 ARCHIVES = {
     "n02123394.tar": lambda: tar(IMAGES),
     "tar_of_tars.tar": lambda: tar({"n01440764.tar": tar({}), "n02123394.tar": tar(IMAGES)}),
+    "whole.tar": lambda: tar({"all.tar": tar({"n01440764.tar": tar({}), "n02123394.tar": tar(IMAGES)})}),
     "folder_of_tars/n02123394.tar": lambda: tar(IMAGES),
     "imagenette2.tgz": lambda: gzip.compress(tar(CLASS_FOLDERS), 1),
     "imagenette2.tar.gz": lambda: gzip.compress(tar(CLASS_FOLDERS), 1),
@@ -205,6 +208,18 @@ def test_a_folder_may_say_which_synset_its_images_or_archives_have(
         write(tmp_path / folder / name, data[name])
     source = ImageNet(["persian cat"], archive=tmp_path / folder.split("/")[0], endpoint="http://127.0.0.1:1")
     assert sorted(run(source, tmp_path / "out").classes.items()) == [("persian_cat", 2)]
+
+
+def test_a_large_file_of_a_remote_tar_is_skipped(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1000)
+    files = {"a.jpg": b"1", "large.jpg": bytes(5 * 2**19 + 1), "b.jpg": bytes(1000), "too_large.jpg": bytes(1001)}
+    site.routes["/x.tar"] = answer(tar(files))
+
+    async def read() -> list[tuple[str, bytes]]:
+        async with aiohttp.ClientSession() as session:
+            return [(member.name, data) async for member, data in RemoteTar(session, site.url("/x.tar")).members()]
+
+    assert asyncio.run(read()) == [("a.jpg", b"1"), ("b.jpg", bytes(1000))]
 
 
 @pytest.mark.parametrize("name", [*ARCHIVES, "folder_by_id"])
