@@ -34,13 +34,13 @@ from mlimages.inference import (
     Predictor,
     explain,
 )
-from mlimages.serving import ServerSettings, inference_protocol, schemas
+from mlimages.serving import ServerSettings, inference_protocol, make_app, schemas
 from mlimages.serving.access_log import InvalidRequestFilter, http_logger
 from mlimages.serving.bodies import read_uploads
 from mlimages.serving.problems import ApiError
 from mlimages.serving.service import SERVICE_KEY
 from tests.deploying import made_image
-from tests.serving.apps import Reply, Served, bomb, encoded, form, upload_of
+from tests.serving.apps import Reply, Served, bomb, encoded, form, run_app, upload_of
 
 pytestmark = pytest.mark.train
 
@@ -687,6 +687,14 @@ def test_a_dropped_connection_costs_nobody_else_an_answer(server: Served, bundle
         server.connect(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nabc").close()
     (one,) = server.ask("POST", "/predict", encoded(3)).json["predictions"]
     assert (one["class_name"], one["probability"]) == best(bundle, encoded(3))
+
+
+def test_an_application_that_ends_stops_the_threads_of_its_model(bundle: OnnxBundle) -> None:
+    app = make_app(Predictor(bundle, workers=1))
+    with run_app(app) as served:
+        assert served.ask("GET", "/healthz").status == 200
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        app[SERVICE_KEY].engine.explain(encoded())
 
 
 def test_a_server_that_stops_is_alive_but_neither_it_nor_its_model_is_ready() -> None:
