@@ -73,6 +73,13 @@ def test_crop_is_torchvisions_centre_crop_padded_with_black(width: int, height: 
     assert (ours == np.asarray(tv.center_crop(image, [crop_h, crop_w]))).all()
 
 
+def test_downscale_shows_nothing_of_what_it_cuts_off() -> None:
+    image = Image.new("RGB", (200, 100), "red")
+    image.paste("blue", (50, 0, 150, 100))
+    blue = np.asarray(LabeledImage.from_array(np.asarray(image, np.float32).transpose(2, 0, 1)).downscale(25).image)
+    assert (blue == (0, 0, 255)).all()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
