@@ -356,3 +356,10 @@ def test_a_mean_of_images_prepared_otherwise_is_said(tmp_path: Path) -> None:
         assert describe_preprocessing_differences(tmp_path / "mean.npy", prop) == said
     (tmp_path / "mean.json").unlink()
     assert describe_preprocessing_differences(tmp_path / "mean.npy", ImageProperty(8)) == ""
+
+
+def test_the_mean_of_more_images_than_a_chunk_of_sums_can_hold_is_exact(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "white").save(tmp_path / "a.png")
+    found = compute_mean([LabeledPath(tmp_path / "a.png", 3)] * 300, ImageProperty(4), per_class=True)
+    assert found.num_images == 300
+    assert {float(value) for mean in (found.mean, found.class_means[3]) for value in mean.ravel()} == {255.0}
