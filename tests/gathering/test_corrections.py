@@ -113,6 +113,7 @@ CASES = {
     "named for both": Case(nothing, [*CORRECTED, ("cat", "a")], wanted=(("dog", "a"),)),
     "named for two new ones": Case(nothing, [*CORRECTED, ("cow", "a")], wanted=(("dog", "a"), ("cow", "a"))),
     "another link of the same name": Case(nothing, [*CATS, ("dog", "x")], wanted=(("dog", "x"),)),
+    "the class is blank now": Case(nothing, [("", "a"), *CATS[1:]], wanted=(("", "a"),)),
     "edited": Case(edit, CORRECTED, unmoved=1),
     "the name is taken": Case(own_file_of_that_name, CORRECTED, "dog/a-*.jpg", moved=1),
     "moved there by hand": Case(move_to_the_new_class, CORRECTED, "dog/my.jpg", moved=1),

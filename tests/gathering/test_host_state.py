@@ -190,8 +190,10 @@ def test_a_host_that_has_responded_in_any_way_is_probed_for_as_long_as_it_takes(
 
 def test_a_redirect_ends_the_probe_of_a_host_that_refuses_but_does_not_resume_it() -> None:
     paused = replace(ANSWERED, num_refusals=REFUSALS_UNTIL_PAUSED, is_paused=True, paused_at=0.0, paused_until=1.0)
+    paused = replace(paused, give_up_at=50.0)
     state = record_response(record_request(paused, 1.0), 1.1, requested_at=1.0, is_redirect=True)
     assert (state.is_paused, state.is_probing, state.num_refusals) == (True, False, REFUSALS_UNTIL_PAUSED)
+    assert state.give_up_at == 50.0
 
 
 @pytest.mark.parametrize(

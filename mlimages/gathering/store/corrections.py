@@ -96,8 +96,8 @@ class ClassCorrections:
     def resolve_deferred(self, rows: Iterable[FetchResult]) -> tuple[list[ImageToMove], list[ImageRef]]:
         """Return the images whose class the list has corrected, and the other deferred links, which can be requested.
 
-        The class was corrected if the list has the link under one class only, and the image is stored under one other
-        class only.
+        The class was corrected if the list has the link under one class only, which is not blank, and the image is
+        stored under one other class only.
 
         Args:
             rows: rows of the manifest; they are read only if a link was deferred.
@@ -114,7 +114,7 @@ class ClassCorrections:
         for url, image_refs in named.items():
             old = stored.get(url, {})
             listed = image_refs.keys() | {label for label in old if hash_link(label, url) in self._named}
-            if len(listed) == len(old) == 1:
+            if len(listed) == len(old) == 1 and "" not in listed:
                 found.append(ImageToMove(next(iter(image_refs.values())), next(iter(old.values()))))
             else:
                 others.extend(image_refs.values())
